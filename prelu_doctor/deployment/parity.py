@@ -1,0 +1,121 @@
+"""The proof that an ONNX file computes the same function as the eager model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prelu_doctor import __version__
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.deployment.onnx_session import open_onnx
+from prelu_doctor.deployment.side_by_side import SideBySide, Source
+from prelu_doctor.deployment.slopes import compare_slopes
+from prelu_doctor.devices import device_of
+from prelu_doctor.errors import DataError, ForwardError
+from prelu_doctor.records import Model, ParityCheck, ParityReport, Tool
+from prelu_doctor.undisturbed import undisturbed
+
+MAX_SLICES = 4
+"""How many batches of each size are compared, where the data has as many."""
+
+
+def check_parity(
+    model: nn.Module,
+    onnx_path: Path,
+    batches: Iterable[Batch] | Callable[[], Iterator[Batch]],
+    *,
+    batch_sizes: tuple[int, ...] = (1, 2, 5),
+    tolerance: float = 1e-5,
+    synthetic: bool = False,
+    model_record: Model,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ParityReport:
+    """Run both on the same samples at several batch sizes, and compare every output.
+
+    Several sizes, because an export may have frozen the batch axis. Samples are taken from the data in order and
+    repeated where the data holds too few. Slopes of `PRelu` nodes that carry a module's name are compared bit by bit
+    besides: a wrong slope shows only where an input reaches its negative side.
+
+    Args:
+        model: The eager model; as before afterwards.
+        onnx_path: The file to judge. It is validated before it is run.
+        batches: The data, or a callable for a fresh iterator over it.
+        batch_sizes: Numbers of samples N to compare at.
+        tolerance: Largest scaled error max |onnx - torch| / max |torch| that passes.
+        synthetic: Whether the data is seeded noise.
+        model_record: What the report says about the model.
+        progress: Called with a line for each batch size.
+
+    Raises:
+        CheckpointError: If the file cannot be used.
+        DataError: If there is no data, or the file wants other inputs than the data has.
+        ForwardError: If the eager model runs at no batch size. At some of them, it is a failed check: the file was
+            to take any.
+        BrokenPromiseError: If the eager model gives something that is not a tensor.
+    """
+    onnx_file = open_onnx(onnx_path)
+    source: Source = "synthetic" if synthetic else "data"
+    samples = _samples(batches() if callable(batches) else batches, MAX_SLICES * sum(batch_sizes))
+    checks = compare_slopes(model, onnx_file, source)
+    with undisturbed(model):
+        pair = SideBySide(model, onnx_file, source, tolerance)
+        checks += _compare_slices(pair, _slices(samples.to(device_of(model)), batch_sizes), progress)
+    return ParityReport(
+        tool=Tool(version=__version__),
+        model=model_record,
+        onnx_path=str(onnx_path),
+        onnx_sha256=onnx_file.sha256,
+        opset=onnx_file.opset,
+        tolerance=tolerance,
+        checks=checks,
+        verdict="healthy" if all(check.passed for check in checks) else "findings",
+    )
+
+
+def _samples(batches: Iterable[Batch], wanted: int) -> Batch:
+    """The first samples of the data as one batch; batches after one of another shape are left out."""
+    collected: list[Batch] = []
+    for batch in batches:
+        if collected and _sample_shapes(batch) != _sample_shapes(collected[0]):
+            break
+        collected.append(batch)
+        if sum(each.size for each in collected) >= wanted:
+            break
+    if not sum(batch.size for batch in collected):
+        raise DataError("the data holds no sample", "at least one sample to compare outputs on", "check the data")
+    return Batch(
+        args=tuple(torch.cat(parts) for parts in zip(*(batch.args for batch in collected), strict=True)),
+        kwargs={name: torch.cat([batch.kwargs[name] for batch in collected]) for name in collected[0].kwargs},
+    )
+
+
+def _sample_shapes(batch: Batch) -> list[tuple[object, ...]]:
+    named = [*enumerate(batch.args), *sorted(batch.kwargs.items())]
+    return [(name, tensor.shape[1:], tensor.dtype) for name, tensor in named]
+
+
+def _slices(samples: Batch, batch_sizes: tuple[int, ...]) -> Iterator[Batch]:
+    """Batches of every size, each of the samples that come next; round again from the first when they run out."""
+    start = 0
+    for size in batch_sizes:
+        for _ in range(min(MAX_SLICES, -(-samples.size // size))):
+            yield samples.take(torch.arange(start, start + size) % samples.size)
+            start += size
+
+
+def _compare_slices(pair: SideBySide, slices: Iterable[Batch], progress: Callable[[str], None]) -> list[ParityCheck]:
+    checks: list[ParityCheck] = []
+    refusals: list[ForwardError] = []
+    for batch in slices:
+        progress(f"parity at batch size {batch.size}")
+        outcome = pair.compare(batch)
+        if isinstance(outcome, ForwardError):
+            refusals.append(outcome)
+            outcome = [pair.failure(f"the model itself does not run: {outcome.__cause__}", batch)]
+        checks += outcome
+    if len(refusals) == len(checks):  # it never ran, and that says nothing about the file
+        raise refusals[0]
+    return checks

@@ -1,0 +1,303 @@
+"""The library: scan, convert, export and prove parity without the command line. It prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from prelu_doctor import __version__, records
+from prelu_doctor.data.batch_forms import batch_from
+from prelu_doctor.data.batches import Batch, Dataset
+from prelu_doctor.data.forward_signature import signature_of
+from prelu_doctor.data.sources import open_dataset
+from prelu_doctor.deployment import onnx_file, parity
+from prelu_doctor.devices import device_of
+from prelu_doctor.diagnosis.findings import findings
+from prelu_doctor.diagnosis.totals import totals
+from prelu_doctor.diagnosis.verdict import verdict
+from prelu_doctor.errors import BrokenPromiseError
+from prelu_doctor.outputs import Writer, check_targets, write_together
+from prelu_doctor.patient import Patient, open_patient
+from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
+from prelu_doctor.treatment.conversion import Phase, Treated, Treatment, no_progress, treat
+from prelu_doctor.treatment.converted_file import converted_writers
+from prelu_doctor.treatment.recipe import Recipe
+
+Source = Patient | nn.Module | str | Path
+"""A checkpoint, a module, or an opened patient."""
+
+Samples = Dataset | Tensor | Iterable[object] | str | Path | None
+"""A data spec, a tensor of inputs, batches as a DataLoader yields them, or None for seeded Gaussian noise."""
+
+
+def scan(
+    model: Source,
+    data: Samples = None,
+    *,
+    thresholds: Thresholds | None = None,
+    seed: int = 0,
+    phase: Phase | None = None,
+) -> records.ScanReport:
+    """Finds every activation call of a model and which of its units are dead, on sample data.
+
+    Args:
+        model: A module, a checkpoint that holds one, or an opened `Patient`. It is left as it was.
+        data: What to run through it.
+        thresholds: Where rare and dormant begin.
+        seed: Of synthetic data.
+        phase: Told of progress.
+
+    Returns:
+        The report, as `--format json` writes it.
+
+    Raises:
+        DoctorError: The model or the data cannot be used; the message says what was found and expected.
+    """
+    patient = _opened(model)
+    dataset = samples_for(patient.module, data, seed=seed)
+    told = phase or no_progress
+    found = scan_model(
+        patient.module,
+        dataset.scanned(),
+        thresholds=thresholds or Thresholds(),
+        progress=lambda samples: told("scanning", samples, None, None),
+    )
+    return scan_report(patient.record, dataset, found)
+
+
+def scan_report(model: records.Model, dataset: Dataset, found: Scan) -> records.ScanReport:
+    """The report of a scan, with its findings."""
+    data = records.Data(source=dataset.source, synthetic=dataset.synthetic, samples=found.samples, seed=dataset.seed)
+    notes = findings(model, data, found.sites, found.unresolved)
+    return records.ScanReport(
+        tool=records.Tool(version=__version__),
+        model=model,
+        data=data,
+        sites=found.sites,
+        unresolved=found.unresolved,
+        totals=totals(found.sites),
+        findings=notes,
+        verdict=verdict(notes, data),
+    )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted model.
+
+    Attributes:
+        model: The converted copy.
+        report: What was done.
+        recipe: What `load` repeats.
+    """
+
+    model: nn.Module
+    report: records.ConvertReport
+    recipe: Recipe
+    _dataset: Dataset
+
+    def save(
+        self, path: str | Path, *, onnx: str | Path | None = None, opset: int | None = None, force: bool = False
+    ) -> records.ConvertReport:
+        """Writes the converted checkpoint, and an ONNX file proved equal to it: all of it or nothing.
+
+        Args:
+            path: `.safetensors` for one file; anything else gets a plain state dict with its recipe beside it.
+            onnx: Where an ONNX file goes, if wanted.
+            opset: Its operator set.
+            force: Whether existing files may be replaced.
+
+        Returns:
+            The report with the parity of the ONNX file and the names of what was written.
+
+        Raises:
+            BrokenPromiseError: The ONNX file is not the same function; nothing was written.
+            UsageError: A file exists already or cannot be written.
+        """
+        writers: list[tuple[Path, Writer]] = list(converted_writers(self.model, self.recipe, Path(path)))
+        proofs: list[records.ParityReport] = []
+        if onnx is not None:
+            export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
+            writers.append((Path(onnx), export))
+        source = Path(self.report.before.model.path) if self.report.before.model.path else None
+        written = write_together(writers, force=force, inputs=[source] if source else [])
+        return records.replace(self.report, parity=proofs[0] if proofs else None, files=[str(file) for file in written])
+
+
+def convert(
+    model: Source, data: Samples, options: Treatment | None = None, *, phase: Phase | None = None
+) -> Conversion:
+    """Converts a model's ReLUs to PReLUs, revives its dead units and fine-tunes it briefly.
+
+    Before the fine-tune the converted model computes the same function, unless the options ask for another recipe.
+
+    Args:
+        model: A module, a checkpoint that holds one, or an opened `Patient`. It is left as it was.
+        data: Sample data with or without labels. On None (noise) nothing is revived and nothing trained.
+        options: How to treat it.
+        phase: Told of progress.
+
+    Returns:
+        The converted copy; its `save` writes the files.
+
+    Raises:
+        BrokenPromiseError: The output moved although it must not.
+        DoctorError: The model or the data cannot be used.
+    """
+    options = options or Treatment()
+    patient = _opened(model)
+    dataset = samples_for(patient.module, data, seed=options.seed)
+    treated = treat(patient.module, dataset, options, phase or no_progress)
+    recipe = Recipe(
+        tool_version=__version__,
+        source_sha256=patient.record.sha256,
+        alpha_shape=options.alpha_shape,
+        sites=treated.recipes,
+        none_arguments=treated.none_arguments,
+        options=_plain_options(options),
+    )
+    return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
+
+
+def export_onnx(
+    model: Source,
+    path: str | Path,
+    data: Samples = None,
+    *,
+    opset: int | None = None,
+    force: bool = False,
+    seed: int = 0,
+) -> records.ParityReport:
+    """Writes a model as ONNX once onnxruntime has proved it to be the same function.
+
+    Raises:
+        BrokenPromiseError: It is not, or cannot be exported; nothing was written.
+        DoctorError: The model or the data cannot be used.
+    """
+    patient = _opened(model)
+    check_targets([Path(path)], force=force)
+    dataset = samples_for(patient.module, data, seed=seed)
+    proofs: list[records.ParityReport] = []
+    export = _proved_export(patient.module, dataset, patient.record, opset, Path(path), proofs)
+    source = [Path(patient.record.path)] if patient.record.path else []
+    write_together([(Path(path), export)], force=force, inputs=source)
+    return proofs[0]
+
+
+def check_parity(
+    model: Source, onnx_path: str | Path, data: Samples = None, *, tolerance: float = 1e-5, seed: int = 0
+) -> records.ParityReport:
+    """Compares an ONNX file with the eager model, output by output, at several batch sizes.
+
+    Args:
+        model: A module, a checkpoint that holds one, or an opened `Patient`.
+        onnx_path: The file.
+        data: What to run through both.
+        tolerance: Largest max |onnx - torch| / max |torch| that passes.
+        seed: Of synthetic data.
+
+    Raises:
+        DoctorError: The model, the file or the data cannot be used.
+    """
+    patient = _opened(model)
+    dataset = samples_for(patient.module, data, seed=seed)
+    return parity.check_parity(
+        patient.module,
+        Path(onnx_path),
+        dataset.scanned,
+        tolerance=tolerance,
+        synthetic=dataset.synthetic,
+        model_record=patient.record,
+    )
+
+
+def samples_for(model: nn.Module, data: Samples, *, seed: int = 0) -> Dataset:
+    """The data set behind whatever the caller has for data.
+
+    Args:
+        model: Tells the names of the inputs, and the shape of noise.
+        data: A data spec, a tensor `[N, ...]`, an iterable of batches, a `Dataset`, or None.
+        seed: Of noise.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if data is None or isinstance(data, str | Path):
+        return open_dataset(None if data is None else str(data), model=model, seed=seed)
+    name = type(data).__name__
+    items: Sequence[object] | Iterable[object] = [data] if isinstance(data, Tensor) else data
+    if isinstance(items, Iterator):
+        items = list(items)
+    signature = signature_of(model)
+
+    def batches() -> Iterator[Batch]:
+        return (batch_from(item, signature, name) for item in items)
+
+    return Dataset(source=name, synthetic=False, seed=seed, scanned=batches)
+
+
+def _opened(model: Source) -> Patient:
+    return model if isinstance(model, Patient) else open_patient(model)
+
+
+def _proved_export(
+    model: nn.Module,
+    dataset: Dataset,
+    record: records.Model,
+    opset: int | None,
+    target: Path,
+    proofs: list[records.ParityReport],
+) -> Callable[[Path], None]:
+    """A writer that exports and raises unless the file is proved equal to the model."""
+
+    def write(path: Path) -> None:
+        example = dataset.first().take(slice(0, 2)).to(device_of(model))
+        onnx_file.export_onnx(model, example, path, opset=opset)
+        proof = parity.check_parity(model, path, dataset.scanned, synthetic=dataset.synthetic, model_record=record)
+        failed = [check for check in proof.checks if not check.passed]
+        if failed:
+            raise _not_equal(target, failed)
+        proofs.append(records.replace(proof, onnx_path=str(target)))
+
+    return write
+
+
+def _not_equal(target: Path, failed: Sequence[records.ParityCheck]) -> BrokenPromiseError:
+    worst = max(failed, key=lambda check: check.scaled_error)
+    detail = f" ({worst.detail})" if worst.detail else ""
+    return BrokenPromiseError(
+        f"{target}: the exported file differs from the model in {len(failed)} checks; worst: {worst.output} at batch "
+        f"size {worst.batch_size}, scaled error {worst.scaled_error:.3g}{detail}",
+        "the same outputs at batch sizes 1, 2 and 5",
+        "look for a forward that depends on the batch size; nothing was written",
+    )
+
+
+def _convert_report(patient: Patient, dataset: Dataset, treated: Treated) -> records.ConvertReport:
+    after = records.replace(
+        patient.record,
+        path="",
+        sha256="",
+        kind="in-memory",
+        parameters=sum(parameter.numel() for parameter in treated.model.parameters()),
+    )
+    tuned = treated.fine_tune
+    return records.ConvertReport(
+        tool=records.Tool(version=__version__),
+        before=scan_report(patient.record, dataset, treated.before),
+        after=scan_report(after, dataset, treated.after),
+        changes=treated.changes,
+        preservation=treated.preservation,
+        fine_tune=tuned if isinstance(tuned, records.FineTune) else None,
+        not_trained="" if isinstance(tuned, records.FineTune) else tuned,
+    )
+
+
+def _plain_options(options: Treatment) -> dict[str, str | int | float | bool | None]:
+    flat = {**asdict(options), **asdict(options.training)}
+    return {name: value for name, value in flat.items() if isinstance(value, str | int | float | bool | None)}

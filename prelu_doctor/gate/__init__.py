@@ -1,0 +1,1 @@
+"""Limits on a scan report: may this checkpoint ship?"""

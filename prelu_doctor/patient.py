@@ -1,0 +1,98 @@
+"""A model under examination: opened from a checkpoint, or handed over in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prelu_doctor import records
+from prelu_doctor.checkpoints.architecture import build_architecture
+from prelu_doctor.checkpoints.checkpoint import StoredCheckpoint, read_checkpoint
+from prelu_doctor.checkpoints.finiteness import non_finite_names
+from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.devices import chosen_device
+from prelu_doctor.errors import UsageError
+from prelu_doctor.escaping import escaped
+from prelu_doctor.treatment.converted_file import restore
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A model and what the report says of it.
+
+    Attributes:
+        module: The eager module, on its device.
+        record: Its path, hash and kind.
+        note: What was done to open it; may be empty.
+    """
+
+    module: nn.Module
+    record: records.Model
+    note: str = ""
+
+
+def open_patient(
+    source: nn.Module | str | Path,
+    *,
+    arch: str | None = None,
+    arch_args: Mapping[str, object] | None = None,
+    trust: bool = False,
+    device: str = "auto",
+) -> Patient:
+    """Opens a checkpoint, or takes a module as it is.
+
+    Args:
+        source: A checkpoint file, or a module (which stays where it is).
+        arch: For a file that holds weights alone: `module:callable`, `file.py:callable` or a file that holds a module.
+        arch_args: Keyword arguments of the callable.
+        trust: Read pickles of any class.
+        device: `auto`, `cpu`, `cuda`, ...
+
+    Raises:
+        CheckpointError: The file cannot be read, is refused, or does not fit its architecture.
+        UsageError: The architecture or the device is missing.
+    """
+    if isinstance(source, nn.Module):
+        return Patient(source, _record(source, path="", sha256="", kind="in-memory"))
+    target = chosen_device(device)
+    stored = read_checkpoint(Path(source), trust=trust)
+    module = _module_of(stored, arch, arch_args or {}).to(target)
+    return Patient(module, _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind), stored.note)
+
+
+def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object]) -> nn.Module:
+    if stored.module is not None:
+        if arch is not None:
+            raise UsageError(
+                f"{escaped(stored.path)} holds a whole module, and --arch names another one",
+                "--arch for files that hold weights alone",
+                "leave --arch out",
+            )
+        return stored.module
+    assert stored.state is not None
+    if arch is None:
+        raise UsageError(
+            f"{escaped(stored.path)} holds weights alone ({stored.kind}, {len(stored.state)} tensors)",
+            "the architecture that they belong to",
+            "--arch module:callable, --arch path/to/file.py:callable, or --arch with a file that holds the module",
+        )
+    with torch.random.fork_rng(devices=[]):
+        fresh = build_architecture(arch, dict(arch_args))
+    if stored.recipe_text is not None:
+        return restore(fresh, stored.recipe_text, stored.state)
+    load_weights(fresh, stored.state)
+    return fresh
+
+
+def _record(module: nn.Module, *, path: str, sha256: str, kind: str) -> records.Model:
+    return records.Model(
+        path=path,
+        sha256=sha256,
+        kind=kind,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        non_finite=non_finite_names(module),
+    )

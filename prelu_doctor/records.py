@@ -1,0 +1,308 @@
+"""The frozen records that cross folder borders; the JSON reports are their image.
+
+Axis letters: N samples, C units, P positions. Shares lie in 0..1. No record holds a tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+
+SCHEMA_VERSION: Final = 1
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+Function = Literal["relu", "relu6", "prelu", "leaky_relu"]
+Verdict = Literal["healthy", "findings", "undecided"]
+Severity = Literal["error", "warning", "note"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Root of all records: immutable, built by keyword."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+def replace(record: R, **changes: Any) -> R:
+    """A copy of a record with some fields changed."""
+    return msgspec.structs.replace(record, **changes)
+
+
+class Tool(Record, frozen=True, kw_only=True):
+    """The program that wrote a report."""
+
+    name: str = "prelu-doctor"
+    version: str
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """The checkpoint that was examined."""
+
+    path: str
+    """As the user named it."""
+    sha256: str
+    """Of the file's bytes; empty where the model did not come from a file."""
+    kind: str
+    """What the file was recognised as: torch-module, state-dict, safetensors, converted, in-memory."""
+    parameters: Count
+    """Number of parameter elements."""
+    non_finite: list[str] = []
+    """Names of parameters and buffers that hold a NaN or an infinity."""
+
+
+class Data(Record, frozen=True, kw_only=True):
+    """The sample data a report rests on."""
+
+    source: str
+    synthetic: bool
+    """True where the inputs are seeded Gaussian noise: findings are advice."""
+    samples: Count
+    seed: int
+
+
+class Slopes(Record, frozen=True, kw_only=True):
+    """The slopes of a PReLU or LeakyReLU site."""
+
+    shape: Literal["channel", "site", "tied", "constant"]
+    """One a channel, one a site, one for the whole net, or a constant that is not learned."""
+    min: float
+    mean: float
+    max: float
+    values: list[float]
+    """[C], or [1] where one slope serves the site."""
+
+
+class Site(Record, frozen=True, kw_only=True):
+    """One activation call of the model's forward, and what the sample showed of its units."""
+
+    id: str
+    """Module path, `#k` where the same caller calls it again; or `owner:function#k`."""
+    function: Function
+    source: str
+    """File name and line of the call, as `resnet.py:102`."""
+    calls: Count = 1
+    """Dispatched calls in one forward that were merged into this site because they share their producers."""
+    unit_axis: int
+    """Axis of the site's activation tensor that holds the units."""
+    axis_assumed: bool
+    """True where no producer told the axis."""
+    input_independent: bool
+    """True where the model's input does not reach the site: its dead units are certain."""
+    counted: Literal["samples", "rows"] = "samples"
+    """`rows` where axis 0 could not be folded back to samples, so that each row was counted as one."""
+    samples: Count
+    """What n the counts below rest on (samples or rows)."""
+    units: Count
+    dead: Count
+    dead_units: list[int]
+    rare: Count
+    """Units that fired on some, but on fewer than the rare share of the samples."""
+    always_on: Count
+    """Units positive at every position of every sample."""
+    dormant: Count
+    """Units whose Sokar score is at most tau."""
+    never_positive: Count = 0
+    """Silent units of a PReLU or LeakyReLU whose slope still lets a gradient through."""
+    firing_rate: list[Share]
+    """[C] share of samples fired on."""
+    positive_rate: list[Share]
+    """[C] share of positions at which the derivative is that of the positive side."""
+    firing_rate_bound: Share
+    """Clopper-Pearson upper bound at 95 % on the firing rate of a silent unit: 1 - 0.05^(1/n). 0 where certain."""
+    producers: list[str]
+    """Parameterised layers that write the units, in forward order."""
+    consumers: list[str]
+    """Parameterised layers that read them."""
+    alpha: Slopes | None = None
+    saw_negative_infinity: bool = False
+    """True where a pre-activation was -inf: a slope of 0 would turn it into NaN."""
+    saw_nan: bool = False
+
+
+class Unresolved(Record, frozen=True, kw_only=True):
+    """An activation call that could not be placed, or a module that was never reached."""
+
+    id: str
+    reason: str
+
+
+class Totals(Record, frozen=True, kw_only=True):
+    """Sums over all sites."""
+
+    sites: Count
+    units: Count
+    dead: Count
+    dead_fraction: Share
+    """dead / units; 0 where there are no units."""
+    firing_rate_bound: Share
+    """The widest bound of any site: every silent unit fires on at most this share, at 95 % confidence each."""
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """One thing worth knowing, under a stable code (`prelu-doctor explain CODE`)."""
+
+    code: str
+    severity: Severity
+    site: str | None = None
+    message: str
+    evidence: dict[str, Any] = {}
+
+
+class ScanReport(Record, frozen=True, kw_only=True):
+    """What `scan` found: schema_version 1 of the JSON report."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    tool: Tool
+    model: Model
+    data: Data
+    sites: list[Site]
+    """In forward order."""
+    unresolved: list[Unresolved]
+    totals: Totals
+    findings: list[Finding]
+    verdict: Verdict
+
+
+class Breach(Record, frozen=True, kw_only=True):
+    """One limit of the gate that a model went over."""
+
+    limit: Literal["max-dead", "max-dead-site", "non-finite", "no-evidence"]
+    """`no-evidence`: synthetic data or nothing to count, so that the gate cannot tell."""
+    site: str | None = None
+    measured: float | None = None
+    allowed: float | None = None
+    message: str
+
+
+class ModelVerdict(Record, frozen=True, kw_only=True):
+    """The gate's judgement of one checkpoint."""
+
+    path: str
+    verdict: Verdict
+    breaches: list[Breach]
+    report: ScanReport | None
+    """None where the checkpoint could not be scanned at all."""
+    error: str | None = None
+    """Why it could not be scanned."""
+
+
+class CheckReport(Record, frozen=True, kw_only=True):
+    """What `check` found."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    tool: Tool
+    max_dead: Share
+    max_dead_site: Share
+    models: list[ModelVerdict]
+    verdict: Verdict
+    """findings where any model has them, else undecided where any is, else healthy."""
+
+
+class ParityCheck(Record, frozen=True, kw_only=True):
+    """One output compared on one batch."""
+
+    output: str
+    batch_size: Count
+    source: Literal["data", "synthetic"]
+    max_error: float
+    """max |onnx - torch| over the finite elements."""
+    scale: float
+    """max |torch| over the finite elements."""
+    scaled_error: float
+    """max_error / scale; max_error itself where the scale is 0."""
+    non_finite_equal: bool
+    """NaN, +inf and -inf stand at the same places."""
+    passed: bool
+    detail: str = ""
+    """What differs, where the outputs could not be compared (shape, dtype)."""
+
+
+class ParityReport(Record, frozen=True, kw_only=True):
+    """What `parity` found: is the ONNX file the same function as the eager model?"""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    tool: Tool
+    model: Model
+    onnx_path: str
+    onnx_sha256: str
+    opset: Count
+    tolerance: float
+    checks: list[ParityCheck]
+    verdict: Literal["healthy", "findings"]
+
+
+class DeclinedUnits(Record, frozen=True, kw_only=True):
+    """Dead units that were left alone, and why."""
+
+    units: list[int]
+    reason: str
+
+
+class SiteChange(Record, frozen=True, kw_only=True):
+    """What the treatment did to one site."""
+
+    site: str
+    module: str
+    """Path of the PReLU that stands there now; empty where the site was declined."""
+    declined: str = ""
+    """Why the site keeps its activation; empty where it was converted."""
+    revived: list[int] = []
+    declined_units: list[DeclinedUnits] = []
+
+
+class Preservation(Record, frozen=True, kw_only=True):
+    """How far the output moved by the surgery alone, before any training."""
+
+    promised: bool
+    """False where the options asked for another recipe (a slope other than 0, `--reinit all`)."""
+    samples: Count
+    equal: bool
+    """All elements equal (`==`, so that -0.0 is 0.0; NaN at the same places)."""
+    max_change: float
+    """max |after - before|."""
+    scale: float
+    """max |before|."""
+
+
+class Evaluation(Record, frozen=True, kw_only=True):
+    """A model's quality on the held-out part."""
+
+    loss: float
+    accuracy: Share | None = None
+    """Share of right labels; None without class labels."""
+
+
+class FineTune(Record, frozen=True, kw_only=True):
+    """What the fine-tune did."""
+
+    objective: Literal["cross-entropy", "mean-squared-error", "distillation"]
+    steps: Count
+    epochs: float
+    best_step: Count
+    """The step whose state was kept; 0 is the start."""
+    original: Evaluation
+    """The untouched model."""
+    start: Evaluation
+    """After surgery, before the first step."""
+    best: Evaluation
+
+
+class ConvertReport(Record, frozen=True, kw_only=True):
+    """What `convert` did."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    tool: Tool
+    before: ScanReport
+    after: ScanReport
+    changes: list[SiteChange]
+    preservation: Preservation
+    fine_tune: FineTune | None
+    """None where nothing was trained."""
+    not_trained: str = ""
+    """Why nothing was trained; empty where it was."""
+    parity: ParityReport | None = None
+    files: list[str] = []
+    """What was written."""

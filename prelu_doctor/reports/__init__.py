@@ -1,0 +1,1 @@
+"""Pure functions from a record to text, one file a format."""

@@ -1,0 +1,127 @@
+"""Feeds every activation call of a forward to the tally of its site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.scanning.layout import Layout, find_layouts, rows_as_samples
+from prelu_doctor.scanning.tally import Tally
+from prelu_doctor.sites.find import FoundSite, Sites, find_sites
+from prelu_doctor.sites.graph import Call, Graph
+from prelu_doctor.sites.trace import trace
+
+
+@dataclass
+class Examined:
+    """A site with what the sample has shown of it so far.
+
+    Attributes:
+        site: The site.
+        layout: Where its samples lie.
+        tally: Its counts.
+        rows: True once rows were counted, because samples could not be told apart.
+        slopes: Values of a PReLU's or LeakyReLU's slopes, `[C]` or `[1]`; None for the others.
+    """
+
+    site: FoundSite
+    layout: Layout
+    tally: Tally
+    rows: bool = False
+    slopes: list[float] | None = None
+
+
+@dataclass
+class Probe:
+    """Watches a model's activations, batch after batch.
+
+    Attributes:
+        model: The module to run.
+        sites: Its sites; a call that no earlier forward made adds a new one.
+        graph: The traced forward in which the sites were found.
+        examined: By site id, in forward order.
+    """
+
+    model: nn.Module
+    sites: Sites
+    graph: Graph
+    examined: dict[str, Examined] = field(default_factory=dict)
+    ops: frozenset[str] = frozenset()
+    _now: dict[int, Examined] = field(default_factory=dict)
+    _before: Tensor | None = None
+
+    @classmethod
+    def on(cls, model: nn.Module, batch: Batch) -> Probe:
+        """A probe for a model, its sites found on a small batch.
+
+        Args:
+            model: The module, on the batch's device.
+            batch: At least one sample; two are used.
+        """
+        few = _two_samples(batch)
+        graph = trace(model, few)
+        sites = find_sites(model, graph)
+        layouts = find_layouts(model, few, sites.found)
+        probe = cls(model, sites, graph)
+        for site in sites.found:
+            probe.examined[site.id] = _examined(site, layouts[site.id])
+        return probe
+
+    def run(self, batch: Batch) -> None:
+        """Scans one batch."""
+        self._now.clear()
+        trace(self.model, batch, self)
+        for examined in self.examined.values():
+            examined.tally.commit()
+
+    def before(self, graph: Graph, call: Call, tensor: Tensor) -> None:
+        """Places the call, and looks at the pre-activation before an in-place call overwrites it."""
+        site = self.sites.add(graph, call)
+        if site is None:
+            return
+        examined = self.examined.get(site.id)
+        if examined is None:
+            examined = self.examined[site.id] = _examined(site, Layout())
+        self._now[call.index] = examined
+        if tensor.is_floating_point() and tensor.amin() == float("-inf"):
+            examined.tally.saw_negative_infinity = True
+        if site.activation.function in ("prelu", "leaky_relu"):
+            self._before = tensor > 0
+
+    def after(self, graph: Graph, call: Call, tensor: Tensor) -> None:
+        """Tallies the activation's output."""
+        examined = self._now.get(call.index)
+        if examined is None:
+            return
+        active = _active(examined.site, tensor, self._before)
+        self._before = None
+        axis = examined.site.unit_axis
+        shaped = [self._arrange(examined, part, graph.samples, axis) for part in (active, tensor)]
+        examined.tally.look(*shaped)
+
+    def _arrange(self, examined: Examined, tensor: Tensor, samples: int, axis: int) -> Tensor:
+        arranged = examined.layout.arrange(tensor, samples, axis) if examined.layout.known else None
+        if arranged is not None:
+            return arranged
+        examined.rows = True
+        return rows_as_samples(tensor, axis)
+
+
+def _active(site: FoundSite, output: Tensor, positive: Tensor | None) -> Tensor:
+    """Positive exactly where the derivative is that of the positive side."""
+    ceiling = site.activation.ceiling
+    if positive is not None:
+        return positive
+    return output if ceiling is None else (output > 0) & (output < ceiling)
+
+
+def _two_samples(batch: Batch) -> Batch:
+    """Samples 0 and 1; a single one is doubled, because several models treat a batch of one apart."""
+    return batch.take(slice(0, 2)) if batch.size > 1 else batch.take(torch.tensor([0, 0]))
+
+
+def _examined(site: FoundSite, layout: Layout) -> Examined:
+    return Examined(site, layout, Tally(site.units, site.activation.function))

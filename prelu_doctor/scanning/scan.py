@@ -1,0 +1,175 @@
+"""Scans a model on a data set and turns the tallies into records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prelu_doctor import records
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.devices import device_of
+from prelu_doctor.errors import DataError
+from prelu_doctor.scanning.confidence import firing_rate_bound
+from prelu_doctor.scanning.probe import Examined, Probe
+from prelu_doctor.sites.consumers import consuming_layers
+from prelu_doctor.sites.graph import Graph
+
+LEARNABLE_SLOPE = 1e-3
+"""A silent PReLU unit with a slope smaller than this counts as dead."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where the words begin.
+
+    Attributes:
+        rare: A unit that fires on some, but on fewer than this share of the samples is rare.
+        tau: A unit with at most this Sokar score is dormant.
+    """
+
+    rare: float = 0.01
+    tau: float = 0.025
+
+
+DEFAULTS = Thresholds()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scanned model.
+
+    Attributes:
+        probe: Sites, graph and tallies.
+        sites: What the report says of each site, in forward order.
+        unresolved: What could not be placed.
+        samples: Samples scanned.
+    """
+
+    probe: Probe
+    sites: list[records.Site]
+    unresolved: list[records.Unresolved]
+    samples: int
+
+
+def scan_model(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    *,
+    thresholds: Thresholds = DEFAULTS,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> Scan:
+    """Counts on which samples every unit of a model fires.
+
+    Args:
+        model: An eager module; left as it was.
+        batches: The samples, each batch seen once. The state kept is O(units).
+        thresholds: Where rare and dormant begin.
+        progress: Told the number of samples done after each batch.
+
+    Returns:
+        Every site with its counts, and what could not be placed.
+
+    Raises:
+        DataError: There are no samples.
+        ForwardError: The model's forward raised.
+    """
+    device = device_of(model)
+    probe, samples = None, 0
+    for batch in (batch.to(device) for batch in batches):
+        if batch.size == 0:
+            continue
+        probe = probe or Probe.on(model, batch)
+        probe.run(batch)
+        samples += batch.size
+        progress(samples)
+    if probe is None:
+        raise DataError("the data holds no samples", "at least one sample", "check --data and --max-samples")
+    sites = [_record(examined, probe.graph, model, thresholds) for examined in probe.examined.values()]
+    return Scan(probe, sites, probe.sites.unresolved, samples)
+
+
+def _record(examined: Examined, graph: Graph, model: nn.Module, thresholds: Thresholds) -> records.Site:
+    site, tally = examined.site, examined.tally
+    slopes = _slopes(examined, graph, model)
+    silent = tally.fired == 0
+    learnable = _learnable(slopes, site.units)
+    dead = silent & ~learnable
+    scores = tally.sokar_scores()
+    rate = tally.fired.double() / max(tally.samples, 1)
+    rare = (tally.fired > 0) & (rate < thresholds.rare)
+    return records.Site(
+        id=site.id,
+        function=site.activation.function,
+        source=site.position.source,
+        calls=max(len(site.calls), 1),
+        unit_axis=site.unit_axis,
+        axis_assumed=site.axis_assumed,
+        input_independent=site.input_independent,
+        counted="rows" if examined.rows else "samples",
+        samples=tally.samples,
+        units=site.units,
+        dead=int(dead.sum()) if tally.samples else 0,
+        dead_units=_indices(dead) if tally.samples else [],
+        rare=int(rare.sum()),
+        always_on=int((tally.positive == tally.positions).sum()) if tally.positions else 0,
+        dormant=int((scores <= thresholds.tau).sum()) if tally.samples else 0,
+        never_positive=int((silent & learnable).sum()) if tally.samples else 0,
+        firing_rate=rate.tolist(),
+        positive_rate=(tally.positive.double() / max(tally.positions, 1)).tolist(),
+        firing_rate_bound=0.0 if site.input_independent else firing_rate_bound(tally.samples),
+        producers=site.producers,
+        consumers=consuming_layers(graph, site.calls) if site.calls else [],
+        alpha=slopes,
+        saw_negative_infinity=tally.saw_negative_infinity,
+        saw_nan=tally.saw_nan,
+    )
+
+
+def _indices(mask: Tensor) -> list[int]:
+    return [int(index) for index in mask.nonzero().flatten()]
+
+
+def _slopes(examined: Examined, graph: Graph, model: nn.Module) -> records.Slopes | None:
+    """The slopes of a PReLU (read from its parameter) or LeakyReLU (its constant)."""
+    site = examined.site
+    if site.activation.function == "leaky_relu":
+        slope = site.activation.slope or 0.0
+        return records.Slopes(shape="constant", min=slope, mean=slope, max=slope, values=[slope])
+    if site.activation.function != "prelu" or not site.calls:
+        return None
+    weight = _slope_tensor(graph, site.calls[0].value("weight"), model)
+    if weight is None:
+        return None
+    values = weight.detach().double().flatten().cpu()
+    return records.Slopes(
+        shape="channel" if len(values) == site.units and site.units > 1 else "site",
+        min=float(values.min()),
+        mean=float(values.mean()),
+        max=float(values.max()),
+        values=values.tolist(),
+    )
+
+
+def _slope_tensor(graph: Graph, value: int | None, model: nn.Module) -> Tensor | None:
+    """The parameter behind a slope argument, through the views that broadcast it."""
+    while value is not None and value not in graph.tensors:
+        maker = graph.maker(value)
+        value = maker.reads[0] if maker and maker.reads else None
+    name = graph.name_of(value)
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    return tensors.get(name) if name else None
+
+
+def _learnable(slopes: records.Slopes | None, units: int) -> Tensor:
+    """Which units pass a gradient although they are silent."""
+    if slopes is None:
+        return torch.zeros(units, dtype=torch.bool)
+    values = torch.tensor(slopes.values)
+    return (
+        (values.abs() >= LEARNABLE_SLOPE).expand(units)
+        if len(values) in (1, units)
+        else torch.zeros(units, dtype=torch.bool)
+    )

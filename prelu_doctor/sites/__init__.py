@@ -1,0 +1,1 @@
+"""One traced forward -> the dataflow graph -> every site, its producers and its consumers."""

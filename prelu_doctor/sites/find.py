@@ -1,0 +1,208 @@
+"""From the graph of one forward to the list of its sites."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from prelu_doctor.records import Unresolved
+from prelu_doctor.sites.activations import Activation
+from prelu_doctor.sites.graph import Call, Graph, Position
+from prelu_doctor.sites.producers import Origin, channel_labels, origin_of, unit_axis_of
+from prelu_doctor.sites.trace import ACTIVATION_MODULES, aliases_of
+
+
+@dataclass
+class FoundSite:
+    """One activation call of the forward; calls that share their producers are merged into it.
+
+    Attributes:
+        id: As in the report.
+        key: What every call of the site has in common, in any forward.
+        activation: What rectifier it is.
+        position: Where its first call stands.
+        calls: Its calls in the traced forward.
+        origin: What writes its units.
+        unit_axis: Axis of the units in its activation tensor.
+        axis_assumed: True where no producer told the axis.
+        units: Number of units C.
+        input_independent: True where the model's input does not reach it.
+        producers: Names of the layers that write its units, in forward order.
+    """
+
+    id: str
+    key: tuple[object, ...]
+    activation: Activation
+    position: Position
+    calls: list[Call]
+    origin: Origin
+    unit_axis: int
+    axis_assumed: bool
+    units: int
+    input_independent: bool
+    producers: list[str]
+
+
+@dataclass
+class Sites:
+    """The sites of a forward, in forward order, and what could not be placed."""
+
+    found: list[FoundSite] = field(default_factory=list)
+    unresolved: list[Unresolved] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._by_key: dict[tuple[object, ...], FoundSite] = {site.key: site for site in self.found}
+
+    def add(self, graph: Graph, call: Call) -> FoundSite | None:
+        """The site of an activation call: an earlier one where they share their producers, else a new one.
+
+        Args:
+            graph: The forward so far; everything before the call is known.
+            call: An activation call.
+
+        Returns:
+            None where the call cannot be placed; the reason is then in `unresolved`.
+        """
+        origin = origin_of(graph, call)
+        key = _key(call, origin)
+        site = self._by_key.get(key)
+        if site is None:
+            return self._new(graph, call, origin, key)
+        if graph.shapes[call.reads[0]][site.unit_axis : site.unit_axis + 1] != (site.units,):
+            self.decline(call.position, f"has another number of units than the site {site.id} with the same producers")
+            return None
+        return site
+
+    def _new(self, graph: Graph, call: Call, origin: Origin, key: tuple[object, ...]) -> FoundSite | None:
+        assert call.activation is not None
+        assert call.position is not None
+        shape = graph.shapes[call.reads[0]]
+        if not shape or 0 in shape:
+            self.decline(call.position, f"acts on a tensor of shape {list(shape)}, which holds no units")
+            return None
+        axis = self._unit_axis(graph, call, origin)
+        site = FoundSite(
+            id=self._free_id(_basic_id(call.position)),
+            key=key,
+            activation=call.activation,
+            position=call.position,
+            calls=[],
+            origin=origin,
+            unit_axis=_assumed_axis(shape) if axis is None else axis,
+            axis_assumed=axis is None,
+            units=shape[_assumed_axis(shape) if axis is None else axis],
+            input_independent=call.reads[0] not in graph.from_input,
+            producers=self._producer_names(origin),
+        )
+        self.found.append(site)
+        self._by_key[key] = site
+        return site
+
+    def _unit_axis(self, graph: Graph, call: Call, origin: Origin) -> int | None:
+        """The axis that the nearest producer tells; behind another activation, the axis that this one has."""
+        value = call.reads[0]
+        sources = [(layer.call.writes[0], layer.axis) for layer in reversed(origin.layers) if layer.kind != "other"]
+        for upstream in reversed(origin.upstream):
+            site = self._by_key.get(_key(upstream, origin_of(graph, upstream)))
+            if site and not site.axis_assumed:
+                sources.append((upstream.writes[0], site.unit_axis))
+        for written, axis in sources:
+            labels = channel_labels(graph, written, axis, origin, value)
+            if labels is None:
+                continue
+            found = unit_axis_of(labels)
+            if found is not None:
+                return found
+            if graph.shapes[written][axis] == 1 and len(graph.shapes[written]) == labels.dim():
+                return axis
+        return None
+
+    def _producer_names(self, origin: Origin) -> list[str]:
+        """Names of the layers; behind nothing but another activation, those of that one's producers."""
+        names = list(dict.fromkeys(layer.name for layer in origin.layers))
+        if names:
+            return names
+        upstream = {call.position.path for call in origin.upstream if call.position}
+        return [name for site in self.found if site.position.path in upstream for name in site.producers]
+
+    def _free_id(self, wanted: str) -> str:
+        taken = {site.id for site in self.found}
+        if wanted not in taken:
+            return wanted
+        stem = wanted.rpartition("#")[0] or wanted
+        return next(name for k in range(2, len(taken) + 3) if (name := f"{stem}#{k}") not in taken)
+
+    def decline(self, position: Position | None, reason: str) -> None:
+        """Lists a call as unresolved, once."""
+        assert position is not None
+        entry = Unresolved(id=_basic_id(position), reason=f"{position.source}: {reason}")
+        if entry not in self.unresolved:
+            self.unresolved.append(entry)
+
+
+def find_sites(model: nn.Module, graph: Graph) -> Sites:
+    """Every activation call of a traced forward, placed.
+
+    Args:
+        model: The module that was traced.
+        graph: What `trace` recorded of it.
+
+    Returns:
+        All sites in forward order; activation calls that hold no units and activation modules that were never called
+        are listed as unresolved.
+    """
+    sites = Sites()
+    for call in graph.activations():
+        site = sites.add(graph, call)
+        if site:
+            site.calls.append(call)
+    for position, reason in graph.declined:
+        sites.decline(position, reason)
+    _number_single_calls(sites.found, graph)
+    sites.unresolved += _never_called(model, graph)
+    return sites
+
+
+def _key(call: Call, origin: Origin) -> tuple[object, ...]:
+    assert call.activation is not None
+    assert call.position is not None
+    function = call.activation.function
+    return origin.signature(function) or ("position", function, call.position.path)
+
+
+def _basic_id(position: Position) -> str:
+    if position.module is not None:
+        return f"{position.module}#{position.ordinal}"
+    return f"{position.owner}{position.path[-1]}"
+
+
+def _number_single_calls(sites: Sequence[FoundSite], graph: Graph) -> None:
+    """Takes `#1` off a module call whose caller makes it once."""
+    often = Counter(
+        (call.position.path[:-1], str(call.position.module))
+        for call in graph.activations()
+        if call.position and call.position.module is not None
+    )
+    taken = Counter(site.id.rpartition("#")[0] for site in sites)
+    for site in sites:
+        stem = site.id.rpartition("#")[0]
+        called_once = often[(site.position.path[:-1], str(site.position.module))] == 1
+        if site.position.module is not None and called_once and taken[stem] == 1:
+            site.id = stem
+
+
+def _never_called(model: nn.Module, graph: Graph) -> list[Unresolved]:
+    called = {call.position.module for call in graph.activations() if call.position}
+    return [
+        Unresolved(id=path, reason="this module is never called in eval mode on this input")
+        for path, module in model.named_modules()
+        if isinstance(module, ACTIVATION_MODULES) and not called.intersection(aliases_of(model, module))
+    ]
+
+
+def _assumed_axis(shape: tuple[int, ...]) -> int:
+    """Axis 1 for images and volumes, else the last one."""
+    return 1 if len(shape) > 3 else len(shape) - 1

@@ -1,0 +1,155 @@
+"""Calls that use parameters: which tensor is the data, which the weight, and where their channels lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prelu_doctor.sites.graph import Call, Graph
+
+Kind = Literal["conv", "conv_transpose", "linear", "matmul", "channel_norm", "cross_norm", "other"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One use of parameters.
+
+    Attributes:
+        call: The call that uses them.
+        kind: What the layer computes. A `channel_norm` treats every channel by itself (batch and instance norm); a
+            `cross_norm` mixes channels (layer and group norm); `other` is any further call that reads a parameter.
+        name: Path of the module (or of the parameter) it belongs to.
+        data: The value it transforms; None where that is not known.
+        weight: Name of the weight tensor; None without one, and where it was computed from others.
+        computed: True where a weight is used that is no parameter itself (weight norm, a view of another one).
+        bias: Name of the bias tensor, or None.
+        statistics: Names of running mean and variance, or None.
+        axis: Axis of the output that holds the channels it writes.
+        groups: Groups of a convolution.
+    """
+
+    call: Call
+    kind: Kind
+    name: str
+    data: int | None
+    weight: str | None
+    computed: bool
+    bias: str | None
+    axis: int
+    statistics: tuple[str, str] | None = None
+    groups: int = 1
+
+    @property
+    def is_norm(self) -> bool:
+        """True for normalisations, whose channels pass from input to output."""
+        return self.kind in ("channel_norm", "cross_norm")
+
+    @property
+    def identity(self) -> str:
+        """What two uses of the same parameters share."""
+        return self.weight or (self.statistics or (None,))[0] or self.bias or self.name
+
+
+def layer_of(graph: Graph, call: Call) -> Layer | None:
+    """The layer that a call is, or None where it reads no parameter."""
+    op = call.op.removesuffix("_")
+    if op in _ROLES:
+        return _ROLES[op](graph, call)
+    if op in _ELEMENTWISE or not any(value in graph.tensors for value in call.reads):
+        return None
+    return _other(graph, call)
+
+
+_ELEMENTWISE = {"add", "sub", "rsub", "mul", "div", "cat", "stack", "prelu", "_prelu_kernel", "expand", "clone", "to"}
+"""Operations that combine a signal with a parameter without writing units of their own."""
+
+
+def _convolution(graph: Graph, call: Call) -> Layer:
+    weight = call.value("weight")
+    assert weight is not None
+    spatial = len(graph.shapes[weight]) - 2
+    transposed = call.op.startswith("conv_transpose") or bool(call.arguments.get("transposed"))
+    return _layer(
+        graph,
+        call,
+        "conv_transpose" if transposed else "conv",
+        data=call.value("input"),
+        axis=_rank(graph, call) - spatial - 1,
+        groups=call.arguments["groups"],
+    )
+
+
+def _linear(graph: Graph, call: Call) -> Layer:
+    return _layer(graph, call, "linear", data=call.value("input"), axis=_rank(graph, call) - 1)
+
+
+def _matmul(graph: Graph, call: Call) -> Layer | None:
+    """`x @ W`: a layer where W is a matrix that does not depend on the input."""
+    data, weight = (call.value(name) for name in _FACTORS[call.op])
+    if data is None or weight is None or not graph.is_weight(weight) or len(graph.shapes[weight]) != 2:
+        return None
+    if len(graph.shapes[data]) < 2:
+        return None
+    bias = call.value("self") if call.op == "addmm" else None
+    return _layer(graph, call, "matmul", data=data, weight=weight, bias=bias, axis=_rank(graph, call) - 1)
+
+
+_FACTORS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2")}
+
+
+def _channel_norm(graph: Graph, call: Call) -> Layer:
+    mean = graph.name_of(call.value("running_mean"))
+    variance = graph.name_of(call.value("running_var"))
+    statistics = (mean, variance) if mean and variance else None
+    return _layer(graph, call, "channel_norm", data=call.value("input"), axis=1, statistics=statistics)
+
+
+def _layer_norm(graph: Graph, call: Call) -> Layer:
+    return _layer(graph, call, "cross_norm", data=call.value("input"), axis=_rank(graph, call) - 1)
+
+
+def _group_norm(graph: Graph, call: Call) -> Layer:
+    return _layer(graph, call, "cross_norm", data=call.value("input"), axis=1)
+
+
+def _other(graph: Graph, call: Call) -> Layer:
+    return Layer(call, "other", call.owner or call.op, data=None, weight=None, computed=True, bias=None, axis=-1)
+
+
+def _rank(graph: Graph, call: Call) -> int:
+    return len(graph.shapes[call.writes[0]])
+
+
+def _layer(graph: Graph, call: Call, kind: Kind, **roles: Any) -> Layer:
+    """A layer; weight and bias stand under these names in the operation's schema, unless `roles` says otherwise."""
+    weight = roles.pop("weight", call.value("weight"))
+    weight_name = graph.name_of(weight)
+    bias_name = graph.name_of(roles.pop("bias", call.value("bias")))
+    first = weight_name or (roles.get("statistics") or (None,))[0] or bias_name
+    return Layer(
+        call=call,
+        kind=kind,
+        name=(first.rpartition(".")[0] or first) if first else call.owner or call.op,
+        weight=weight_name,
+        computed=weight is not None and weight_name is None,
+        bias=bias_name,
+        **roles,
+    )
+
+
+_ROLES: dict[str, Callable[[Graph, Call], Layer | None]] = {
+    **{f"conv{n}d": _convolution for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _convolution for n in (1, 2, 3)},
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "linear": _linear,
+    "matmul": _matmul,
+    "mm": _matmul,
+    "addmm": _matmul,
+    "batch_norm": _channel_norm,
+    "instance_norm": _channel_norm,
+    "layer_norm": _layer_norm,
+    "rms_norm": _layer_norm,
+    "group_norm": _group_norm,
+}

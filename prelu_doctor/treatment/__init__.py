@@ -1,0 +1,1 @@
+"""Surgery (ReLU to PReLU), revival of dead units, and the fine-tune."""

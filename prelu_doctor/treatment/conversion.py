@@ -1,0 +1,322 @@
+"""The whole treatment: surgery, revival, proof that the output did not move, fine-tune."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from prelu_doctor import records
+from prelu_doctor.data.batches import Batch, Dataset
+from prelu_doctor.devices import device_of
+from prelu_doctor.errors import BrokenPromiseError
+from prelu_doctor.scanning.confidence import firing_rate_bound
+from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
+from prelu_doctor.sites.trace import none_arguments
+from prelu_doctor.treatment.fine_tuning import Training, fine_tune
+from prelu_doctor.treatment.preservation import compare_outputs, is_preserved
+from prelu_doctor.treatment.recipe import SiteRecipe
+from prelu_doctor.treatment.reinitialisation import reinitialise
+from prelu_doctor.treatment.revival import revive
+from prelu_doctor.treatment.revival_plan import Edit, UnitPlan, plan_reinitialisation, plan_revival
+from prelu_doctor.treatment.slopes import AlphaShape
+from prelu_doctor.treatment.surgery import Surgery, operate, plan_surgery
+from prelu_doctor.treatment.training_set import TrainingSet
+
+REVIVED_SLOPE = 0.25
+"""Where the slope of a revived unit starts (He et al. 2015)."""
+
+Phase = Callable[[str, int, int | None, float | None], None]
+"""Told the name of a phase, how much is done, of how much (None where unknown), and the training loss."""
+
+
+def no_progress(name: str, done: int, of: int | None, loss: float | None) -> None:
+    """Does nothing."""
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """Options of a conversion.
+
+    Attributes:
+        alpha: Where the slopes of live units start. 0 keeps the function; other values follow other recipes.
+        alpha_shape: One slope a channel, a site, or for the whole net.
+        reinit: He re-initialise the dead units, all units (training anew), or none.
+        revive_bound: Largest firing-rate bound at which silence counts as death.
+        training: The fine-tune.
+        thresholds: Where rare and dormant begin, for the reports.
+        seed: Seed of the weights that are drawn.
+    """
+
+    alpha: float = 0.0
+    alpha_shape: AlphaShape = "channel"
+    reinit: Literal["dead", "all", "none"] = "dead"
+    revive_bound: float = 0.01
+    training: Training = field(default_factory=Training)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    seed: int = 0
+
+    @property
+    def keeps_function(self) -> bool:
+        """True where the output is promised not to move before the fine-tune."""
+        return self.alpha == 0.0 and self.reinit != "all"
+
+    @property
+    def revived_slope(self) -> float:
+        """The slope that revived units get: their own only where slopes are per channel."""
+        return REVIVED_SLOPE if self.alpha == 0.0 and self.alpha_shape == "channel" else self.alpha
+
+
+@dataclass(frozen=True)
+class Treated:
+    """A treated model and what was done to it.
+
+    Attributes:
+        model: The converted copy.
+        recipes: The converted sites, for the recipe.
+        none_arguments: Of the owners that were rewritten, for the recipe.
+        before: Scan of the original.
+        after: Scan of the converted model.
+        changes: What was done at each site.
+        preservation: How far the output moved before any training.
+        fine_tune: What training reached, or why there was none.
+    """
+
+    model: nn.Module
+    recipes: list[SiteRecipe]
+    none_arguments: dict[str, list[str]]
+    before: Scan
+    after: Scan
+    changes: list[records.SiteChange]
+    preservation: records.Preservation
+    fine_tune: records.FineTune | str
+
+
+def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase = no_progress) -> Treated:
+    """Converts a model's ReLUs to PReLUs and revives its dead units.
+
+    Args:
+        model: The model; left as it is.
+        dataset: Sample data. On synthetic data nothing is revived and nothing trained.
+        options: How to treat.
+        phase: Told of progress.
+
+    Returns:
+        The converted copy with everything that was done and declined.
+
+    Raises:
+        BrokenPromiseError: The output moved although the options promise that it does not.
+        ForwardError: The model's forward raised.
+        DataError: There is no data, or the labels do not fit.
+    """
+    before = scan_model(model, dataset.scanned(), thresholds=options.thresholds, progress=_counting(phase, "scanning"))
+    surgery, nones = _operate(model, dataset, before, options)
+    if options.alpha == 0.0:
+        _ensure_kept(model, surgery.model, dataset, "putting PReLUs with slopes of 0")
+    changes = _reinitialise(model, surgery, dataset, before, options, phase)
+    preservation = compare_outputs(model, surgery.model, _all_batches(dataset), promised=options.keeps_function)
+    if options.keeps_function and not is_preserved(preservation):
+        raise _broken("reviving dead units", preservation)
+    tuned = _fine_tune(surgery.model, model, dataset, options, phase)
+    after = scan_model(
+        surgery.model,
+        dataset.scanned(),
+        thresholds=options.thresholds,
+        progress=_counting(phase, "scanning the result"),
+    )
+    return Treated(surgery.model, surgery.done, nones, before, after, changes, preservation, tuned)
+
+
+def _operate(
+    model: nn.Module, dataset: Dataset, before: Scan, options: Treatment
+) -> tuple[Surgery, dict[str, list[str]]]:
+    sites, graph = before.probe.sites.found, before.probe.graph
+    refuse = {
+        site.id: "its pre-activations reach -inf, which a slope of 0 would turn into NaN"
+        for site in before.sites
+        if site.saw_negative_infinity
+    }
+    plans, _ = plan_surgery(model, graph, sites, options.alpha_shape, refuse)
+    owners = {place.owner for plan in plans for place in plan.places if place.how == "rewrite"}
+    example = dataset.first().take(slice(0, 2)).to(device_of(model))
+    nones = none_arguments(model, example, sorted(owners)) if owners else {}
+    surgery = operate(
+        model,
+        graph,
+        sites,
+        alpha_shape=options.alpha_shape,
+        slope=options.alpha,
+        none_arguments=nones,
+        refuse=refuse,
+    )
+    return surgery, nones
+
+
+def _ensure_kept(original: nn.Module, treated: nn.Module, dataset: Dataset, what: str) -> None:
+    kept = compare_outputs(original, treated, _all_batches(dataset), promised=True)
+    if not kept.equal:
+        raise _broken(what, kept)
+
+
+def _broken(what: str, kept: records.Preservation) -> BrokenPromiseError:
+    return BrokenPromiseError(
+        f"{what} moved the output by {kept.max_change:.3g} on {kept.samples} samples (largest output {kept.scale:.3g})",
+        "an output that does not move",
+        "please report this model; nothing was written",
+    )
+
+
+def _reinitialise(
+    model: nn.Module, surgery: Surgery, dataset: Dataset, before: Scan, options: Treatment, phase: Phase
+) -> list[records.SiteChange]:
+    """Revives dead units, or draws all units anew, as the options say; reports every site."""
+    changes = {site.id: _SiteNotes(declined=surgery.declined.get(site.id, "")) for site in before.sites}
+    generator = torch.Generator().manual_seed(options.seed)
+    if options.reinit == "dead":
+        _revive(surgery, dataset, before, options, changes, generator, phase)
+    elif options.reinit == "all":
+        edits = list(_all_edits(surgery, before, changes, synthetic=dataset.synthetic))
+        reinitialise(surgery.model, edits, dataset.scanned, slope=options.revived_slope, generator=generator)
+    modules = {recipe.site: recipe.places[0].module for recipe in surgery.done}
+    return [
+        records.SiteChange(
+            site=site_id,
+            module=modules.get(site_id, ""),
+            declined=notes.declined,
+            revived=sorted(notes.revived),
+            declined_units=[
+                records.DeclinedUnits(units=sorted(units), reason=reason) for reason, units in notes.reasons.items()
+            ],
+        )
+        for site_id, notes in changes.items()
+    ]
+
+
+@dataclass
+class _SiteNotes:
+    declined: str = ""
+    revived: list[int] = field(default_factory=list)
+    reasons: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+
+def _all_edits(surgery: Surgery, before: Scan, changes: dict[str, _SiteNotes], *, synthetic: bool) -> Iterator[Edit]:
+    converted = {recipe.site for recipe in surgery.done}
+    for site in before.probe.sites.found:
+        if site.id not in converted:
+            continue
+        if synthetic:
+            changes[site.id].reasons["the data is synthetic"] = list(range(site.units))
+            continue
+        edits, declined = plan_reinitialisation(before.probe.graph, site)
+        for unit, reason in declined.items():
+            changes[site.id].reasons[reason].append(unit)
+        changes[site.id].revived = [unit for unit in range(site.units) if unit not in declined]
+        yield from edits
+
+
+def _revive(
+    surgery: Surgery,
+    dataset: Dataset,
+    before: Scan,
+    options: Treatment,
+    changes: dict[str, _SiteNotes],
+    generator: torch.Generator,
+    phase: Phase,
+) -> None:
+    plans = _plans(surgery, dataset, before, options, changes)
+    phase("reviving dead units", 0, len(plans) or None, None)
+    modules = {recipe.site: recipe.places[0].module for recipe in surgery.done}
+    revival = revive(
+        surgery.model,
+        plans,
+        dataset.scanned,
+        module_of=modules.__getitem__,
+        slope=options.revived_slope,
+        generator=generator,
+    )
+    for plan in revival.failed:
+        changes[plan.site].reasons["it stayed silent after every new draw of its weights"].append(plan.unit)
+    with torch.no_grad():
+        for plan in revival.revived:
+            changes[plan.site].revived.append(plan.unit)
+            slopes = surgery.prelu(plan.site).weight
+            if slopes.numel() > 1:
+                slopes[plan.unit] = options.revived_slope
+
+
+def _plans(
+    surgery: Surgery, dataset: Dataset, before: Scan, options: Treatment, changes: dict[str, _SiteNotes]
+) -> list[UnitPlan]:
+    """Plans for the dead units on which there is evidence; the others are noted as declined."""
+    converted = {recipe.site for recipe in surgery.done}
+    held_out = _fired_on_held_out(dataset, before)
+    plans: list[UnitPlan] = []
+    for found, site in zip(before.probe.sites.found, before.sites, strict=True):
+        if site.id not in converted or not site.dead_units:
+            continue
+        notes = changes[site.id]
+        doubt = _doubt(site, dataset, before, options)
+        if doubt:
+            notes.reasons[doubt] = list(site.dead_units)
+            continue
+        awake = [unit for unit in site.dead_units if unit in held_out.get(site.id, set())]
+        if awake:
+            notes.reasons["it fires on the held-out part"] = awake
+        ready, declined = plan_revival(before.probe.graph, found, [u for u in site.dead_units if u not in awake])
+        plans += ready
+        for unit, reason in declined.items():
+            notes.reasons[reason].append(unit)
+    return plans
+
+
+def _doubt(site: records.Site, dataset: Dataset, before: Scan, options: Treatment) -> str:
+    """Why a site's silence is no evidence, or an empty string."""
+    if dataset.synthetic:
+        return "the data is synthetic, and silence on it is no evidence"
+    if site.input_independent:
+        return ""
+    bound = site.firing_rate_bound if site.counted == "samples" else firing_rate_bound(before.samples)
+    if bound > options.revive_bound:
+        return (
+            f"silence on {site.samples} {site.counted} bounds its firing rate by {bound:.2%} only, "
+            f"and --revive-bound asks for {options.revive_bound:.2%}"
+        )
+    return ""
+
+
+def _fired_on_held_out(dataset: Dataset, before: Scan) -> dict[str, set[int]]:
+    """By site, the units that fire on the held-out part."""
+    if dataset.held_out is None or dataset.synthetic:
+        return {}
+    scan = scan_model(before.probe.model, dataset.held_out())
+    return {site.id: {unit for unit, rate in enumerate(site.firing_rate) if rate > 0} for site in scan.sites}
+
+
+def _fine_tune(
+    model: nn.Module, original: nn.Module, dataset: Dataset, options: Treatment, phase: Phase
+) -> records.FineTune | str:
+    if dataset.synthetic:
+        return "the data is synthetic"
+    if options.training.steps == 0 or options.training.epochs == 0:
+        return "no training was asked for"
+    return fine_tune(
+        model,
+        original,
+        TrainingSet(dataset, options.training.seed),
+        options.training,
+        progress=lambda step, steps, loss: phase("fine-tuning", step, steps, loss),
+    )
+
+
+def _all_batches(dataset: Dataset) -> Iterator[Batch]:
+    parts = [dataset.scanned()] + ([dataset.held_out()] if dataset.held_out else [])
+    return itertools.chain(*parts)
+
+
+def _counting(phase: Phase, name: str) -> Callable[[int], None]:
+    return lambda samples: phase(name, samples, None, None)

@@ -1,0 +1,108 @@
+"""The converted checkpoint: weights under the original names, new slopes beside them, and the recipe."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.errors import CheckpointError
+from prelu_doctor.records import replace
+from prelu_doctor.treatment.recipe import Recipe, decode_recipe, encode_recipe
+from prelu_doctor.treatment.surgery import Surgery, apply_recipes
+
+RECIPE_KEY = "prelu_doctor.recipe"
+
+
+def load(module_or_factory: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
+    """Loads a converted checkpoint into the original architecture.
+
+    Args:
+        module_or_factory: The original model, with any weights, or a callable that makes one. A module is not changed:
+            a copy is operated on.
+        path: What `convert` wrote, `.safetensors` or `.pt`.
+
+    Returns:
+        The model with its PReLUs, all weights loaded strictly.
+
+    Raises:
+        CheckpointError: The file is not a converted checkpoint, or does not fit the architecture.
+    """
+    stored = read_checkpoint(Path(path))
+    if stored.recipe_text is None or stored.state is None:
+        raise CheckpointError(
+            f"{path} holds no recipe", "a file that `prelu-doctor convert` wrote", "load it the way it was saved"
+        )
+    given = module_or_factory
+    fresh = copy.deepcopy(given) if isinstance(given, nn.Module) else given()
+    return restore(fresh, stored.recipe_text, stored.state)
+
+
+def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor]) -> nn.Module:
+    """Repeats the surgery of a recipe on a fresh model, in place, and loads the converted weights strictly.
+
+    Raises:
+        CheckpointError: The recipe or the weights do not fit the model.
+    """
+    recipe = decode_recipe(recipe_text)
+    surgery = Surgery(fresh)
+    try:
+        apply_recipes(
+            surgery, recipe.sites, alpha_shape=recipe.alpha_shape, slope=0.0, none_arguments=recipe.none_arguments
+        )
+    except AttributeError as error:
+        raise CheckpointError(
+            f"the recipe does not fit this architecture: {error}",
+            "the architecture that was converted",
+            "check --arch and --arch-arg",
+        ) from error
+    if surgery.declined:
+        site, reason = next(iter(surgery.declined.items()))
+        raise CheckpointError(
+            f"the recipe does not fit this architecture: {site}: {reason}",
+            "the architecture that was converted",
+            "check --arch and --arch-arg",
+        )
+    load_weights(fresh, state)
+    return fresh
+
+
+def files_of(target: Path) -> list[Path]:
+    """The files that a converted checkpoint consists of."""
+    return [target] if target.suffix == ".safetensors" else [target, _recipe_path(target)]
+
+
+def _recipe_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}.recipe.json")
+
+
+def converted_writers(model: nn.Module, recipe: Recipe, target: Path) -> Sequence[tuple[Path, Callable[[Path], None]]]:
+    """The files that make up a converted checkpoint, each with its writer.
+
+    Args:
+        model: The treated model.
+        recipe: Its recipe.
+        target: Where it goes: `.safetensors` holds everything; any other ending gets a plain state dict, its recipe in
+            a file of its own beside it.
+    """
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    if target.suffix == ".safetensors":
+        metadata = {"format": "pt", RECIPE_KEY: encode_recipe(recipe)}
+        return [(target, lambda path: save_file(state, path, metadata))]
+    digest: dict[str, str] = {}
+
+    def write_weights(path: Path) -> None:
+        torch.save(state, path)
+        digest["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def write_recipe(path: Path) -> None:
+        path.write_text(encode_recipe(replace(recipe, weights_sha256=digest["sha256"])))
+
+    return [(target, write_weights), (_recipe_path(target), write_recipe)]

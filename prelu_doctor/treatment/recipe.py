@@ -1,0 +1,75 @@
+"""The recipe: what surgery did, so that `load` can do it again on a fresh model."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from prelu_doctor.errors import CheckpointError
+from prelu_doctor.records import Record
+from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape
+
+RECIPE_VERSION: Final = 1
+
+
+class Place(Record, frozen=True, kw_only=True):
+    """One call of a site, and how its PReLU was put there."""
+
+    how: Literal["swap", "rewrite"]
+    """`swap`: the activation module at `module` was replaced. `rewrite`: the call was, in its owner's forward."""
+    owner: str
+    """Path of the module whose forward makes the call."""
+    module: str
+    """Path of the PReLU."""
+    rank: int = 0
+    """For a rewritten call: which activation call of the owner's forward it is, from 0."""
+    of: int = 0
+    """For a rewritten call: how many activation calls the owner's forward makes."""
+
+
+class SiteRecipe(Record, frozen=True, kw_only=True):
+    """One converted site."""
+
+    site: str
+    shape: SlopeShape
+    places: list[Place]
+    """More than one where calls in several places share their producers; they share the PReLU too."""
+
+
+class Recipe(Record, frozen=True, kw_only=True):
+    """Everything `load` needs to repeat the surgery."""
+
+    version: Literal[1] = RECIPE_VERSION
+    tool_version: str
+    source_sha256: str
+    """Of the checkpoint that was converted."""
+    alpha_shape: AlphaShape
+    sites: list[SiteRecipe]
+    none_arguments: dict[str, list[str]]
+    """By rewritten owner: arguments of its forward that were None, and were traced as None."""
+    options: dict[str, str | int | float | bool | None]
+    """The treatment's options, for the reader."""
+    weights_sha256: str = ""
+    """Of the weights file beside it, where the recipe is a file of its own."""
+
+
+def encode_recipe(recipe: Recipe) -> str:
+    """The recipe as JSON text."""
+    return msgspec.json.encode(recipe).decode()
+
+
+def decode_recipe(text: str) -> Recipe:
+    """The recipe of a converted file.
+
+    Raises:
+        CheckpointError: The text is no recipe of this version.
+    """
+    try:
+        return msgspec.json.decode(text, type=Recipe)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(
+            f"the recipe of the converted file cannot be read: {error}",
+            f"a recipe of version {RECIPE_VERSION}",
+            "convert the original checkpoint again, or use the version that wrote the file",
+        ) from error

@@ -1,0 +1,41 @@
+"""The PReLU that takes a site's place."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from prelu_doctor.records import Record
+from prelu_doctor.treatment.prelu import AxisPReLU
+
+AlphaShape = Literal["channel", "site", "tied"]
+
+
+class SlopeShape(Record, frozen=True, kw_only=True):
+    """How the PReLU of a site is built; part of the recipe in a converted file."""
+
+    count: int
+    """Number of slopes: C, or 1 where one serves the site."""
+    axis: int
+    """Unit axis, counted from the front where it is 1, else from the back (negative)."""
+    ceiling: float | None = None
+    """Largest output, for ReLU6."""
+
+
+def build_prelu(shape: SlopeShape, slope: float, like: nn.Module) -> nn.PReLU:
+    """A PReLU module for a site: torch's own where it serves, else `AxisPReLU`.
+
+    Args:
+        shape: Number and axis of the slopes.
+        slope: Their value.
+        like: The model, whose first floating-point parameter tells dtype and device.
+    """
+    plain = shape.ceiling is None and (shape.count == 1 or shape.axis == 1)
+    if plain:
+        module: nn.PReLU = nn.PReLU(shape.count, init=slope)
+    else:
+        module = AxisPReLU(shape.count, axis=shape.axis, ceiling=shape.ceiling, init=slope)
+    example = next((tensor for tensor in like.parameters() if tensor.is_floating_point()), torch.empty(0))
+    return module.to(device=example.device, dtype=example.dtype)

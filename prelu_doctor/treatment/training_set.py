@@ -1,0 +1,65 @@
+"""The samples of a fine-tune: drawn in a seeded order, a part held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from prelu_doctor.data.batches import Batch, Dataset
+
+HELD_OUT_SHARE = 0.2
+"""Share of the samples held out where the data names no held-out part."""
+
+
+class TrainingSet:
+    """Training and held-out samples, in memory.
+
+    Args:
+        dataset: The sample data. Where it has no held-out part, a seeded fifth of it is held out.
+        seed: Seed of the split and of the order of every epoch.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        scanned = list(dataset.scanned())
+        self._generator = torch.Generator().manual_seed(seed)
+        self.batch_size = max(batch.size for batch in scanned)
+        if dataset.held_out is not None:
+            self._whole, self.held_out = _joined(scanned), list(dataset.held_out())
+            return
+        whole = _joined(scanned)
+        order = torch.randperm(whole.size, generator=self._generator)
+        kept = whole.size - max(1, int(whole.size * HELD_OUT_SHARE))
+        self._whole = whole.take(order[:kept])
+        self.held_out = list(_cut(whole.take(order[kept:]), self.batch_size))
+
+    @property
+    def batches_an_epoch(self) -> int:
+        """Steps that see every training sample once."""
+        return -(-self._whole.size // self.batch_size)
+
+    def epoch(self) -> Iterator[Batch]:
+        """All training samples in a new order, but for a last batch of one: batch norm cannot train on it."""
+        order = torch.randperm(self._whole.size, generator=self._generator)
+        for batch in _cut(self._whole.take(order), self.batch_size):
+            if batch.size > 1 or self._whole.size == 1:
+                yield batch
+
+
+def _cut(whole: Batch, size: int) -> Iterator[Batch]:
+    for start in range(0, whole.size, size):
+        yield whole.take(slice(start, start + size))
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    return Batch(
+        args=tuple(torch.cat(parts) for parts in zip(*(batch.args for batch in batches), strict=True)),
+        kwargs={name: torch.cat([batch.kwargs[name] for batch in batches]) for name in batches[0].kwargs},
+        target=_joined_targets(batches),
+    )
+
+
+def _joined_targets(batches: Sequence[Batch]) -> Tensor | None:
+    targets = [batch.target for batch in batches]
+    return None if any(target is None for target in targets) else torch.cat([t for t in targets if t is not None])

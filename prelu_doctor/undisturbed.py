@@ -1,0 +1,51 @@
+"""Running a model's forward so that afterwards everything is as it was before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prelu_doctor.devices import device_of
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode for this block; modes, buffers, fast paths and random states are restored after it.
+
+    Transformer fast paths are off inside: their fused kernels hide the ReLU.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    states = random.getstate(), np.random.get_state()
+    device = device_of(model)
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        model.eval()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for module, mode in modes:
+            module.training = mode
+        for module, name, buffer, before in buffers:
+            _restore_buffer(module, name, buffer, before)
+
+
+def _restore_buffer(module: nn.Module, name: str, buffer: Tensor, before: Tensor) -> None:
+    if not isinstance(module, torch.jit.ScriptModule):  # its buffers live elsewhere and cannot be replaced
+        module._buffers[name] = buffer
+    if not torch.equal(buffer, before):
+        with torch.no_grad():
+            buffer.copy_(before)

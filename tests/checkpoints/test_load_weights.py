@@ -1,0 +1,134 @@
+import pytest
+import torch
+from torch import nn
+
+from prelu_doctor.checkpoints.finiteness import non_finite_names
+from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.errors import CheckpointError
+
+
+def mismatch(module, state):
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(module, state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    return str(caught.value)
+
+
+def changed(net):
+    return {name: tensor + 1 for name, tensor in net.state_dict().items()}
+
+
+def test_weights_that_fit_are_loaded(net):
+    state = changed(net)
+    load_weights(net, state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_all_that_differs_is_listed_at_once_and_nothing_is_loaded(net):
+    state = changed(net)
+    state["2.weigth"] = state.pop("2.weight")
+    state["0.bias"] = torch.zeros(7)
+    state["far.away"] = torch.zeros(1)
+    message = mismatch(net, state)
+    assert "1 missing, 2 unexpected, 1 that do not fit" in message
+    assert "missing '2.weight' (nearest in the file: '2.weigth')" in message
+    assert "unexpected '2.weigth' (nearest missing: '2.weight')" in message
+    assert "unexpected 'far.away'\n" in message
+    assert "'0.bias' is 7 in the file and 3 in the architecture" in message
+
+
+def test_long_lists_are_cut_with_a_count(net):
+    message = mismatch(net, {f"stray{k}.w": torch.zeros(1) for k in range(13)})
+    assert "... and 3 more" in message
+    assert message.count("unexpected 'stray") == 10
+
+
+def test_a_common_prefix_to_remove_is_told(net):
+    message = mismatch(net, {f"encoder.net.{name}": tensor for name, tensor in net.state_dict().items()})
+    assert "without the prefix 'encoder.net.': then every name would match" in message
+
+
+def test_a_common_prefix_to_add_is_told(net):
+    message = mismatch(nn.ModuleDict({"backbone": net}), net.state_dict())
+    assert "with the prefix 'backbone.' added: then every name would match" in message
+
+
+def test_names_are_escaped(net):
+    assert "\x1b" not in mismatch(net, {"\x1b[31m": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_of_the_architecture_do_not_matter(net, prefix):
+    wrapped = net
+    for part in reversed(prefix.rstrip(".").split(".")):
+        wrapped = nn.ModuleDict({part: wrapped})
+    state = changed(net)
+    load_weights(wrapped, state)
+    assert torch.equal(net[0].weight, state["0.weight"])
+
+
+def test_a_part_that_only_the_architecture_compiles_does_not_matter(net):
+    model = nn.ModuleDict({"a": nn.ModuleDict({"_orig_mod": net}), "b": nn.Linear(1, 1)})
+    state = {name.replace("_orig_mod.", ""): tensor + 1 for name, tensor in model.state_dict().items()}
+    load_weights(model, state)
+    assert torch.equal(net[0].weight, state["a.0.weight"])
+
+
+def tied():
+    model = nn.ModuleDict({"embed": nn.Linear(3, 3, bias=False), "head": nn.Linear(3, 3, bias=False)})
+    model["head"].weight = model["embed"].weight
+    return model
+
+
+def test_one_name_of_a_tied_weight_is_enough():
+    model = tied()
+    load_weights(model, {"embed.weight": torch.full((3, 3), 2.0)})
+    assert (model["head"].weight == 2).all()
+
+
+def test_both_names_of_a_tied_weight_must_agree():
+    nan = torch.full((3, 3), float("nan"))
+    load_weights(tied(), {"embed.weight": nan, "head.weight": nan.clone()})
+    message = mismatch(tied(), {"embed.weight": torch.zeros(3, 3), "head.weight": torch.ones(3, 3)})
+    assert "'head.weight' and 'embed.weight' are one in the architecture and differ in the file" in message
+
+
+def test_types_that_would_lose_their_meaning_do_not_fit(net):
+    load_weights(net, {name: tensor.double() for name, tensor in net.state_dict().items()})
+    state = net.state_dict() | {"0.bias": torch.zeros(3, dtype=torch.complex64)}
+    assert "'0.bias' is torch.complex64 in the file and torch.float32" in mismatch(net, state)
+
+
+def test_tensors_without_data_do_not_fit(net):
+    assert "'0.bias' is a meta tensor" in mismatch(net, net.state_dict() | {"0.bias": torch.zeros(3, device="meta")})
+
+
+def test_tensors_that_are_not_dense_are_an_error(net):
+    state = net.state_dict() | {"0.weight": torch.eye(3, 4).to_sparse()}
+    with pytest.raises(CheckpointError):
+        load_weights(net, state)
+
+
+def test_a_lazy_architecture_is_told():
+    with pytest.raises(CheckpointError, match=r"'0\.weight' is lazy"):
+        load_weights(nn.Sequential(nn.LazyLinear(3)), {"0.weight": torch.zeros(3, 3), "0.bias": torch.zeros(3)})
+
+
+def test_nothing_is_not_finite_in_a_fresh_net(net):
+    assert non_finite_names(net) == []
+
+
+def test_parameters_and_buffers_with_nan_or_infinity_are_named(net):
+    net.append(nn.BatchNorm1d(2))
+    net.register_buffer("scratch", torch.tensor([float("-inf")]), persistent=False)
+    with torch.no_grad():
+        net[0].bias[1] = float("nan")
+        net[3].running_var[0] = float("inf")
+    assert non_finite_names(net) == ["0.bias", "scratch", "3.running_var"]
+
+
+def test_one_byte_floats_are_looked_at():
+    module = nn.Module()
+    module.register_buffer("scale", torch.tensor([float("nan")]).to(torch.float8_e4m3fn))
+    assert non_finite_names(module) == ["scale"]

@@ -1,0 +1,116 @@
+"""A slow, obviously right list of a forward's activation calls, at the level of Python functions.
+
+It shares nothing with the package: a `TorchFunctionMode` sees the functions as they were written (`F.relu`,
+`x.clamp`, ...), and wrapped forwards say which module is running. It merges nothing and knows no producers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardtanh, nn.LeakyReLU, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One activation call: its id without any merging, its function, and the pre-activation `A`."""
+
+    id: str
+    function: str
+    values: Tensor
+
+
+@dataclass
+class _Run:
+    """One run of one module's forward."""
+
+    path: str
+    # Calls so far: of a child under its path, of a function under a colon and its name.
+    made: Counter[str] = field(default_factory=Counter)
+
+
+class CallRecorder(TorchFunctionMode):
+    """Records the activation calls of a model's forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.stack: list[_Run] = []
+        self.raw: list[tuple[_Run, str, int, str, Tensor]] = []
+
+    def record(self, *inputs: Tensor) -> list[Call]:
+        """The calls of one forward, in order."""
+        hooks = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+        try:
+            with torch.no_grad(), self:
+                self.model(*inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [self._named(*entry) for entry in self.raw]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        function = _activation(func.__name__, args[1:], kwargs)
+        if function:
+            self._note(function, args[0].clone())
+        return func(*args, **kwargs)
+
+    def _note(self, function: str, values: Tensor) -> None:
+        run = self.stack[-1]
+        module = self.model.get_submodule(run.path)
+        if isinstance(module, ACTIVATION_MODULES) and len(self.stack) > 1:
+            caller = self.stack[-2]
+            self.raw.append((caller, run.path, caller.made[run.path], function, values))
+            return
+        run.made[f":{function}"] += 1
+        self.raw.append((run, f"{run.path}:{function}", run.made[f":{function}"], function, values))
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if not self.stack:
+            self.stack.append(_Run(""))
+            return
+        caller = self.stack[-1]
+        children = self.model.get_submodule(caller.path)._modules
+        name = next(name for name, child in children.items() if child is module)
+        path = f"{caller.path}.{name}" if caller.path else name
+        caller.made[path] += 1
+        self.stack.append(_Run(path))
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.stack.pop()
+
+    @staticmethod
+    def _named(caller: _Run, name: str, ordinal: int, function: str, values: Tensor) -> Call:
+        numbered = ":" in name or caller.made[name] > 1
+        return Call(f"{name}#{ordinal}" if numbered else name, function, values)
+
+
+def _activation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The canonical name of the activation, or nothing."""
+    name = name.strip("_")
+    if name in ("relu", "relu6", "leaky_relu", "prelu"):
+        return name
+    if name == "threshold" and (*args, *kwargs.values())[:2] == (0, 0):
+        return "relu"
+    if name == "hardtanh":
+        name = "clamp"
+    if name not in ("clamp", "clamp_min"):
+        return ""
+    bounds = [*args, None, None]
+    low = kwargs.get("min", kwargs.get("min_val", bounds[0]))
+    high = kwargs.get("max", kwargs.get("max_val", bounds[1]))
+    return {(0, None): "relu", (0, 6): "relu6"}.get((low, high), "")
