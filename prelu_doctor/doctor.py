@@ -70,7 +70,13 @@ def scan(
 
 def scan_report(model: records.Model, dataset: Dataset, found: Scan) -> records.ScanReport:
     """The report of a scan, with its findings."""
-    data = records.Data(source=dataset.source, synthetic=dataset.synthetic, samples=found.samples, seed=dataset.seed)
+    data = records.Data(
+        source=dataset.source,
+        contents=dataset.contents,
+        synthetic=dataset.synthetic,
+        samples=found.samples,
+        seed=dataset.seed,
+    )
     notes = findings(model, data, found.sites, found.unresolved)
     return records.ScanReport(
         tool=records.Tool(version=__version__),

@@ -61,7 +61,8 @@ def open_patient(
     target = chosen_device(device)
     stored = read_checkpoint(Path(source), trust=trust)
     module = _module_of(stored, arch, arch_args or {}).to(target)
-    return Patient(module, _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind), stored.note)
+    record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
+    return Patient(module, records.replace(record, arch=arch, arch_args=dict(arch_args or {})), stored.note)
 
 
 def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object]) -> nn.Module:

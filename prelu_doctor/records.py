@@ -49,6 +49,10 @@ class Model(Record, frozen=True, kw_only=True):
     """What the file was recognised as: torch-module, state-dict, safetensors, converted, in-memory."""
     parameters: Count
     """Number of parameter elements."""
+    arch: str | None = None
+    """The architecture the user named, where the file holds weights alone."""
+    arch_args: dict[str, Any] = {}
+    """Its keyword arguments."""
     non_finite: list[str] = []
     """Names of parameters and buffers that hold a NaN or an infinity."""
 
@@ -57,6 +61,9 @@ class Data(Record, frozen=True, kw_only=True):
     """The sample data a report rests on."""
 
     source: str
+    """The data spec as the user typed it, or what the data is."""
+    contents: str = ""
+    """Names, number and shapes of the inputs found there."""
     synthetic: bool
     """True where the inputs are seeded Gaussian noise: findings are advice."""
     samples: Count

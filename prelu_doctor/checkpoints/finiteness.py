@@ -9,13 +9,21 @@ from torch import Tensor, nn
 def non_finite_names(module: nn.Module) -> list[str]:
     """Names of parameters, then buffers, that hold a NaN or an infinity; each tensor once.
 
-    A mask of -inf that a module keeps as a buffer is named too: it is for the reader to judge.
+    A buffer of zeros and infinities of one sign is an attention mask, which is meant so: it is not named.
 
     Args:
         module: Not changed.
     """
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return [name for name, tensor in tensors if not _finite(tensor)]
+    parameters = [name for name, tensor in module.named_parameters() if not _finite(tensor)]
+    buffers = [name for name, tensor in module.named_buffers() if not (_finite(tensor) or _is_mask(tensor))]
+    return parameters + buffers
+
+
+def _is_mask(buffer: Tensor) -> bool:
+    if buffer.is_complex() or buffer.element_size() == 1:
+        return False
+    infinite = buffer[buffer.isinf()]
+    return bool((buffer.isinf() | (buffer == 0)).all() and (infinite == infinite[:1]).all())
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -45,7 +45,8 @@ def array_dataset(
     part = scanned.take(slice(max_samples))
     float_type = model_float_type(model)
     return Dataset(
-        source=f"{name} ({described_inputs(part, scanned.size)})",
+        source=str(path),
+        contents=described_inputs(part, scanned.size),
         synthetic=False,
         seed=seed,
         scanned=_batches_of(part, batch_size, float_type),

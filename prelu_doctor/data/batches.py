@@ -58,11 +58,12 @@ class Dataset:
     """The sample data of one run; every iteration starts anew and yields the same batches.
 
     Attributes:
-        source: What the report calls it.
+        source: The data spec, as the user typed it; what the report calls the data.
         synthetic: True for seeded Gaussian noise.
         seed: Seed of whatever was drawn.
         scanned: Called for a fresh iterator over the batches to scan and to train on.
         held_out: Likewise for the held-out part; None where there is none.
+        contents: Names, number and shapes of what was found there; may be empty.
     """
 
     source: str
@@ -70,6 +71,7 @@ class Dataset:
     seed: int
     scanned: Callable[[], Iterator[Batch]]
     held_out: Callable[[], Iterator[Batch]] | None = None
+    contents: str = ""
 
     def first(self) -> Batch:
         """The first batch to scan."""

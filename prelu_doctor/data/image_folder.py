@@ -70,7 +70,7 @@ def image_dataset(
     count = f"{len(used)}" if len(used) == len(images) else f"{len(used)} of {len(images)}"
     skipped = f", {others} other files left out" if others else ""
     told = f"x: {count} x {'x'.join(map(str, first.shape[1:]))}{skipped}"
-    return Dataset(f"{escaped(folder.name or folder)} ({told})", synthetic=False, seed=seed, scanned=batches)
+    return Dataset(str(folder), synthetic=False, seed=seed, scanned=batches, contents=told)
 
 
 def _listed_images(folder: Path) -> tuple[list[Path], int]:

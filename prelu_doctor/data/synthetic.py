@@ -53,4 +53,5 @@ def synthetic_dataset(
             yield Batch(args=tuple(torch.randn(size, *s, generator=generator).to(float_type) for s in shapes))
 
     told = ", ".join(shape_text(shape) for shape in shapes)
-    return Dataset(f"synthetic Gaussian ({samples} x {told}{origin})", synthetic=True, seed=seed, scanned=batches)
+    contents = f"{samples} x {told}{origin}"
+    return Dataset("synthetic Gaussian", synthetic=True, seed=seed, scanned=batches, contents=contents)

@@ -71,7 +71,7 @@ def user_dataset(
         raise DataError(f"{what}: yielded no batches", "at least one batch")
     inputs = {name: tensor for name, tensor in named_tensors(first).items() if tensor is not first.target}
     told = ", ".join(f"{escaped(name)}: {shape_text(tensor.shape)}" for name, tensor in inputs.items())
-    return Dataset(source=f"{what} (first batch {told})", synthetic=False, seed=seed, scanned=batches)
+    return Dataset(spec, synthetic=False, seed=seed, scanned=batches, contents=f"first batch {told}")
 
 
 def _items_of(spec: str, what: str, batch_size: int, seed: int) -> Callable[[], Iterator[Any]]:

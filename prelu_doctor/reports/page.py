@@ -53,7 +53,9 @@ def model_facts(model: Model, data: Data | None = None) -> Table:
         about.append(f"sha256 {plain(model.sha256[:12])}")
     rows: list[tuple[str, str | Text]] = [("model", model.path), ("", ", ".join(about))]
     if data:
-        rows.append(("data", f"{data.source}, {count(data.samples, 'sample')}, seed {data.seed}"))
+        rows.append(("data", data.source))
+        figures = [count(data.samples, "sample"), *([data.contents] if data.contents else []), f"seed {data.seed}"]
+        rows.append(("", ", ".join(figures)))
     return facts(rows)
 
 

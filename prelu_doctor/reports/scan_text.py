@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -169,19 +170,19 @@ def _next_steps(report: ScanReport, width: int) -> Iterator[RenderableType]:
     for reason, parts in steps:
         yield prose(reason)
         yield command_lines(parts, width)
-    if report.model.sha256 and any(report.model.path in parts[0] for _, parts in steps):
-        yield prose("Repeat the --arch, --arch-arg and --input-shape options of this run, if there were any.", "dim")
 
 
 def _steps(report: ScanReport) -> Iterator[tuple[str, list[str]]]:
     path = report.model.path if report.model.sha256 else "CHECKPOINT"
+    arch = [f"--arch\0{report.model.arch}"] if report.model.arch else []
+    arch += [f"--arch-arg\0{name}={json.dumps(value)}" for name, value in report.model.arch_args.items()]
     if report.data.synthetic or not report.data.samples:
-        yield "Scan real samples:", ["prelu-doctor\0scan\0" + path, "--data\0samples.npz"]
+        yield "Scan real samples:", ["prelu-doctor\0scan\0" + path, *arch, "--data\0samples.npz"]
     elif report.totals.dead and not report.model.non_finite:
         few = report.totals.firing_rate_bound > REVIVING_BOUND
         enough = f" (it asks for {SAMPLES_TO_REVIVE} samples or more)" if few else ""
         data = f"--data\0{report.data.source}"
-        convert = ["prelu-doctor\0convert\0" + path, data, "-o\0healed.safetensors"]
+        convert = ["prelu-doctor\0convert\0" + path, *arch, data, "-o\0healed.safetensors"]
         yield f"Bring dead units back without moving the output{enough}:", convert
     if report.findings:
         # The first finding is the gravest.

@@ -326,13 +326,14 @@ _OURS = str(Path(__file__).parents[1]) + "/"
 
 
 def _user_line() -> str:
-    """File name and line of the nearest frame that is the user's; torch's own where its containers make the call."""
+    """File name and line of the nearest frame that is the user's; torch's container where that makes the call."""
     frame: FrameType | None = sys._getframe(3)  # past this function, _position and __torch_dispatch__
-    torch_line = "unknown"
+    container = "unknown"
     while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
-        line = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        path = Path(frame.f_code.co_filename)
         if not frame.f_code.co_filename.startswith((_TORCH, "<")):
-            return line
-        torch_line = line
+            return f"{path.name}:{frame.f_lineno}"
+        if container == "unknown" and path.name == "container.py":
+            container = f"{path.name}:{frame.f_lineno}"
         frame = frame.f_back
-    return torch_line
+    return container

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.checkpoints.recipes import RECIPE_SUFFIX
+from prelu_doctor.checkpoints.safetensors_files import RECIPE_KEY
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.records import replace
 from prelu_doctor.treatment.recipe import Recipe, decode_recipe, encode_recipe
 from prelu_doctor.treatment.surgery import Surgery, apply_recipes
-
-RECIPE_KEY = "prelu_doctor.recipe"
 
 
 def load(module_or_factory: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
@@ -80,7 +80,7 @@ def files_of(target: Path) -> list[Path]:
 
 
 def _recipe_path(target: Path) -> Path:
-    return target.with_name(f"{target.name}.recipe.json")
+    return target.with_name(target.name + RECIPE_SUFFIX)
 
 
 def converted_writers(model: nn.Module, recipe: Recipe, target: Path) -> Sequence[tuple[Path, Callable[[Path], None]]]:

@@ -13,7 +13,7 @@ from prelu_doctor.errors import CheckpointError, UsageError
 def here(tmp_path, monkeypatch):
     """Write modules into the current directory; each test has its own."""
     monkeypatch.chdir(tmp_path)
-    known = set(sys.modules)
+    known = dict(sys.modules)
 
     def write(name, text):
         path = tmp_path / name
@@ -21,9 +21,10 @@ def here(tmp_path, monkeypatch):
         path.write_text(textwrap.dedent(text))
 
     yield write
-    for name in set(sys.modules) - known:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+    for name, module in list(sys.modules.items()):
+        if str(tmp_path) in str(getattr(module, "__file__", "")):
             del sys.modules[name]
+            sys.modules.update({name: known[name]} if name in known else {})
 
 
 def failure(spec, error=CheckpointError, **arguments):

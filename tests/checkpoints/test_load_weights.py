@@ -121,11 +121,16 @@ def test_nothing_is_not_finite_in_a_fresh_net(net):
 
 def test_parameters_and_buffers_with_nan_or_infinity_are_named(net):
     net.append(nn.BatchNorm1d(2))
-    net.register_buffer("scratch", torch.tensor([float("-inf")]), persistent=False)
+    net.register_buffer("scratch", torch.tensor([float("-inf"), 1.0]), persistent=False)
     with torch.no_grad():
         net[0].bias[1] = float("nan")
         net[3].running_var[0] = float("inf")
     assert non_finite_names(net) == ["0.bias", "scratch", "3.running_var"]
+
+
+def test_an_attention_mask_is_meant_to_be_infinite(net):
+    net.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
+    assert non_finite_names(net) == []
 
 
 def test_one_byte_floats_are_looked_at():

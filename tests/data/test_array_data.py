@@ -78,7 +78,7 @@ def test_every_kind_of_file_is_read_by_its_content(tmp_path, batches_of, write, 
     assert torch.equal(x, torch.from_numpy(X))
     assert torch.equal(y, torch.from_numpy(Y))
     assert [batch.size for batch in data.scanned()] == [4, 4, 2]
-    assert (data.source, data.synthetic, data.seed) == (f"{name} (x: 10 x 2)", False, 7)
+    assert (data.contents, data.synthetic, data.seed) == ("x: 10 x 2", False, 7)
     assert data.held_out is None
 
 
@@ -117,7 +117,7 @@ def test_max_samples_keeps_the_first(npz, batches_of):
     x, y = batches_of(data.scanned)
     assert torch.equal(x, torch.from_numpy(X[:6]))
     assert torch.equal(y, torch.from_numpy(Y[:6]))
-    assert data.source == "data.npz (x: 6 of 10 x 2)"
+    assert data.contents == "x: 6 of 10 x 2"
 
 
 def test_the_only_array_is_the_input_whatever_its_name(npz, batches_of):
@@ -133,7 +133,7 @@ def test_arrays_named_like_the_forwards_arguments_go_there_by_name(npz):
     assert list(batch.kwargs) == ["ids", "mask"]
     assert batch.target is not None
     assert list(next(data.held_out()).kwargs) == ["ids", "mask"]
-    assert data.source == "data.npz (ids: 10, mask: 10 x 2)"
+    assert data.contents == "ids: 10, mask: 10 x 2"
 
 
 def test_y_is_an_input_where_the_forward_requires_it(npz):

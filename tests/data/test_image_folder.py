@@ -99,7 +99,7 @@ def test_max_samples_keeps_the_first_and_other_files_are_counted(draw, folder, t
     (tmp_path / "images" / ".cache" / "a.png").write_text("x")
     data = open_dataset(folder, model=None, max_samples=2)
     assert sum(batch.size for batch in data.scanned()) == 2
-    assert data.source == "images (x: 2 of 3 x 3x4x6, 1 other files left out)"
+    assert data.contents == "x: 2 of 3 x 3x4x6, 1 other files left out"
 
 
 def test_different_sizes_ask_for_an_input_shape(draw, folder):

@@ -18,7 +18,7 @@ def test_noise_is_seeded_and_says_that_it_is_synthetic(linear, batches_of):
     data = open_dataset(None, model=linear, seed=3)
     x, y = batches_of(data.scanned)
     assert (x.shape, y, data.synthetic, data.seed, data.held_out) == ((512, 4), None, True, 3, None)
-    assert data.source == "synthetic Gaussian (512 x 4, guessed from '0')"
+    assert (data.source, data.contents) == ("synthetic Gaussian", "512 x 4, guessed from '0'")
     assert torch.equal(batches_of(data.scanned)[0], x)
     assert not torch.equal(batches_of(open_dataset(None, model=linear, seed=4).scanned)[0], x)
     assert abs(x.mean()) < 0.1
@@ -34,7 +34,7 @@ def test_max_samples_and_the_default_bound_the_samples(linear):
 def test_given_shapes_are_taken_for_all_inputs():
     data = open_dataset(None, model=None, input_shapes=[(3, 8, 8), (5,)], batch_size=2)
     assert [tuple(t.shape) for t in data.first().args] == [(2, 3, 8, 8), (2, 5)]
-    assert data.source == "synthetic Gaussian (512 x 3x8x8, 5)"
+    assert data.contents == "512 x 3x8x8, 5"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -154,7 +154,7 @@ def test_a_module_in_the_current_directory_serves(batches_of):
 
 def test_the_source_names_the_code_and_the_first_batch():
     data = opened("pairs", seed=3)
-    assert data.source == "feed.py:pairs (first batch x: 6x2)"
+    assert (data.source, data.contents) == ("feed.py:pairs", "first batch x: 6x2")
     assert (data.synthetic, data.seed, data.held_out) == (False, 3, None)
 
 
@@ -205,6 +205,11 @@ def test_the_callers_random_state_is_not_touched():
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
+
+
+def test_what_is_random_differs_from_batch_to_batch():
+    one, other, _ = (batch.args[0] for batch in opened("noisy").scanned())
+    assert not torch.equal(one, other)
 
 
 def test_passes_may_be_interleaved():
