@@ -295,6 +295,8 @@ class FineTune(Record, frozen=True, kw_only=True):
     start: Evaluation
     """After surgery, before the first step."""
     best: Evaluation
+    control: Evaluation | None = None
+    """The untouched model after the same steps, its best state: did the surgery help, or just the training?"""
 
 
 class ConvertReport(Record, frozen=True, kw_only=True):

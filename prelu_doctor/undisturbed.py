@@ -17,9 +17,13 @@ from prelu_doctor.devices import device_of
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """The model in eval mode for this block; modes, buffers, fast paths and random states are restored after it.
 
-    Transformer fast paths are off inside: their fused kernels hide the ReLU.
+    So are the modules' plain attributes: a forward that caches a tensor under inference mode would leave a model behind
+    that cannot be trained. Transformer fast paths are off inside: their fused kernels hide the ReLU.
     """
     modes = [(module, module.training) for module in model.modules()]
+    attributes = [
+        (module, dict(module.__dict__)) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
+    ]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
@@ -37,6 +41,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         random.setstate(states[0])
         np.random.set_state(states[1])
+        for module, own in attributes:
+            module.__dict__.clear()
+            module.__dict__.update(own)
         for module, mode in modes:
             module.training = mode
         for module, name, buffer, before in buffers:

@@ -42,9 +42,7 @@ class _ConvertPage:
         if report.before.data.synthetic:
             yield from synthetic_banner(_ON_NOISE)
         yield Text("")
-        yield table(
-            [Heading("", False), Heading("before"), Heading("after")], _figures(report), options.max_width, signs
-        )
+        yield table(_HEADINGS, _figures(report), options.max_width, signs)
         yield from _changes(report)
         yield from _declined_sites(report)
         yield from _declined_units(report)
@@ -148,7 +146,14 @@ def _fine_tune(report: ConvertReport, signs: Glyphs) -> str:
         for name, part in (("original", tuned.original), ("after surgery", tuned.start), ("kept", tuned.best))
     )
     trained = f"{count(tuned.steps, 'step')} ({tuned.epochs:.3g} epochs) of {tuned.objective}"
-    return f"{trained}; {_kept(tuned)}; held-out loss: {course}"
+    return f"{trained}; {_kept(tuned)}; held-out loss: {course}{_control(tuned)}"
+
+
+def _control(tuned: FineTune) -> str:
+    """What the same steps made of the untouched model."""
+    if tuned.control is None:
+        return ""
+    return f"; the untouched model after the same steps (control): {number(tuned.control.loss)}"
 
 
 def _kept(tuned: FineTune) -> str:

@@ -239,13 +239,14 @@ def _revive(
         slope=options.revived_slope,
         generator=generator,
     )
+    units = {site.id: site.units for site in before.sites}
     for plan in revival.failed:
         changes[plan.site].reasons["it stayed silent after every new draw of its weights"].append(plan.unit)
     with torch.no_grad():
         for plan in revival.revived:
             changes[plan.site].revived.append(plan.unit)
             slopes = surgery.prelu(plan.site).weight
-            if slopes.numel() > 1:
+            if len(slopes) == units[plan.site]:
                 slopes[plan.unit] = options.revived_slope
 
 
@@ -302,8 +303,6 @@ def _fine_tune(
 ) -> records.FineTune | str:
     if dataset.synthetic:
         return "the data is synthetic"
-    if options.training.steps == 0 or options.training.epochs == 0:
-        return "no training was asked for"
     return fine_tune(
         model,
         original,

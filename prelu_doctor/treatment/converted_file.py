@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from prelu_doctor.checkpoints.keys import load_weights
 from prelu_doctor.checkpoints.recipes import RECIPE_SUFFIX
 from prelu_doctor.checkpoints.safetensors_files import RECIPE_KEY
 from prelu_doctor.errors import CheckpointError
+from prelu_doctor.escaping import escaped
 from prelu_doctor.records import replace
 from prelu_doctor.treatment.recipe import Recipe, decode_recipe, encode_recipe
-from prelu_doctor.treatment.surgery import Surgery, apply_recipes
+from prelu_doctor.treatment.surgery import Surgery, apply_recipes, copy_of
 
 
 def load(module_or_factory: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
@@ -41,7 +41,7 @@ def load(module_or_factory: nn.Module | Callable[[], nn.Module], path: str | Pat
             f"{path} holds no recipe", "a file that `prelu-doctor convert` wrote", "load it the way it was saved"
         )
     given = module_or_factory
-    fresh = copy.deepcopy(given) if isinstance(given, nn.Module) else given()
+    fresh = copy_of(given) if isinstance(given, nn.Module) else given()
     return restore(fresh, stored.recipe_text, stored.state)
 
 
@@ -57,21 +57,21 @@ def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor]) -> nn.
         apply_recipes(
             surgery, recipe.sites, alpha_shape=recipe.alpha_shape, slope=0.0, none_arguments=recipe.none_arguments
         )
-    except AttributeError as error:
-        raise CheckpointError(
-            f"the recipe does not fit this architecture: {error}",
-            "the architecture that was converted",
-            "check --arch and --arch-arg",
-        ) from error
+    except Exception as error:  # a recipe is a file: it may name anything
+        raise _misfit(f"{type(error).__name__}: {error}" if str(error) else "no activation where it puts a PReLU") from error
     if surgery.declined:
         site, reason = next(iter(surgery.declined.items()))
-        raise CheckpointError(
-            f"the recipe does not fit this architecture: {site}: {reason}",
-            "the architecture that was converted",
-            "check --arch and --arch-arg",
-        )
+        raise _misfit(f"{site}: {reason}")
     load_weights(fresh, state)
     return fresh
+
+
+def _misfit(reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the recipe does not fit this architecture: {escaped(reason, 300)}",
+        "the architecture that was converted",
+        "check --arch and --arch-arg",
+    )
 
 
 def files_of(target: Path) -> list[Path]:
@@ -92,7 +92,11 @@ def converted_writers(model: nn.Module, recipe: Recipe, target: Path) -> Sequenc
         target: Where it goes: `.safetensors` holds everything; any other ending gets a plain state dict, its recipe in
             a file of its own beside it.
     """
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor)  # extra state is the class's own business
+    }
     if target.suffix == ".safetensors":
         metadata = {"format": "pt", RECIPE_KEY: encode_recipe(recipe)}
         return [(target, lambda path: save_file(state, path, metadata))]

@@ -31,6 +31,9 @@ def reinitialise(
         slope: The rectifiers' negative slope, for He's variance.
         generator: Draws the weights.
     """
+    edits = list(edits)
+    if not edits:
+        return
     write_edits(dict((*model.named_parameters(), *model.named_buffers())), edits, slope, generator)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if norms:

@@ -7,7 +7,8 @@ not matter. Its forward is then the traced graph with those calls replaced; clas
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
@@ -35,10 +36,7 @@ def rewrite_forward(
         CannotRewriteError: `torch.fx` cannot trace the forward, or shows other calls than the forward makes. The owner
             is unchanged.
     """
-    graph = _trace(owner, none_arguments)
-    nodes = [node for node in graph.nodes if _is_activation(owner, node)]
-    if len(nodes) != of:
-        raise CannotRewriteError(f"its traced forward shows {len(nodes)} activation calls, its run made {of}")
+    graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments)
     for rank, (name, module) in replacements.items():
         owner.add_module(name, module)
         _replace(owner, graph, nodes[rank], name)
@@ -46,20 +44,79 @@ def rewrite_forward(
     _set_forward(owner, graph)
 
 
+def traced_activations(
+    owner: nn.Module, *, of: int, none_arguments: Sequence[str] = ()
+) -> tuple[fx.Graph, list[fx.Node]]:
+    """A module's own forward as a graph, and the activation calls in it, in the order they run.
+
+    Args:
+        owner: The module; it is left as it is.
+        of: How many activation calls one run of the forward makes.
+        none_arguments: Arguments of the forward that are None whenever the model runs.
+
+    Raises:
+        CannotRewriteError: The forward cannot be traced faithfully.
+    """
+    if "forward" in vars(owner):
+        raise CannotRewriteError("its forward was replaced on the instance")
+    with _left_alone(owner):
+        graph = _trace(owner, none_arguments)
+    nodes = [node for node in graph.nodes if _is_activation(owner, node)]
+    if len(nodes) != of:
+        raise CannotRewriteError(f"its traced forward shows {len(nodes)} activation calls, its run made {of}")
+    return graph, nodes
+
+
+@contextmanager
+def _left_alone(owner: nn.Module) -> Iterator[None]:
+    """Undoes what a forward does to its module while it is traced, and declines it: a graph would not do it again.
+
+    `torch.fx` too leaves tensors on the module that the forward makes out of nothing; a graph would freeze them.
+    """
+    contents = (vars(owner), owner._parameters, owner._buffers, owner._modules)
+    before = [dict(content) for content in contents]
+    try:
+        yield
+    finally:
+        changed = [name for now, then in zip(contents, before, strict=True) for name in _changed(now, then)]
+        for now, then in zip(contents, before, strict=True):
+            now.clear()
+            now.update(then)
+    if any(name.startswith("_tensor_constant") for name in changed):
+        raise CannotRewriteError("its forward makes tensors that a trace would freeze")
+    if changed:
+        raise CannotRewriteError(f"its forward sets {', '.join(changed)}, which a trace does not repeat")
+
+
+def _changed(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**then, **now} if name not in then or name not in now or now[name] is not then[name]]
+
+
 def _trace(owner: nn.Module, none_arguments: Sequence[str]) -> fx.Graph:
     """The forward as a graph in which `self.training` is read anew at every run."""
     nones = {name: None for name in none_arguments if name in inspect.signature(owner.forward).parameters}
     try:
         try:
-            return _trace_with_flag(owner, nones)
+            graph = _trace_with_flag(owner, nones)
         except fx.proxy.TraceError:
-            return _trace_in_both_modes(owner, nones)
+            graph = _trace_in_both_modes(owner, nones)
     except CannotRewriteError:
         raise
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         raise CannotRewriteError(
             f"torch.fx cannot trace its forward ({type(error).__name__}: {_first_line(error)})"
         ) from error
+    _name_as_before(graph, nones)
+    return graph
+
+
+def _name_as_before(graph: fx.Graph, nones: Mapping[str, None]) -> None:
+    """Gives arguments that were traced as None their names back: `torch.fx` numbers them."""
+    placeholders = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
+    for target, node in placeholders.items():
+        stem, _, number = target.rpartition("_")
+        if stem in nones and number.isdigit() and stem not in placeholders:
+            node.target = stem
 
 
 def _trace_with_flag(owner: nn.Module, nones: dict[str, Any]) -> fx.Graph:
@@ -93,6 +150,8 @@ def _trace_in_both_modes(owner: nn.Module, nones: dict[str, Any]) -> fx.Graph:
 
 
 class _ChildrenAreLeaves(fx.Tracer):
+    proxy_buffer_attributes = True  # what is computed from a buffer is computed anew at every run
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
@@ -111,8 +170,7 @@ def _is_activation(owner: nn.Module, node: fx.Node) -> bool:
 
 
 def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> None:
-    source = next(iter((*node.args, *node.kwargs.values())))
-    assert isinstance(source, fx.Node)
+    source = next(argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, fx.Node))
     with graph.inserting_after(node):
         prelu = graph.call_module(name, (source,))
     node.replace_all_uses_with(prelu)

@@ -7,14 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from prelu_doctor.sites.find import FoundSite
 from prelu_doctor.sites.graph import Call, Graph
-from prelu_doctor.sites.trace import aliases_of
+from prelu_doctor.sites.trace import ACTIVATION_MODULES, aliases_of
 from prelu_doctor.treatment.recipe import Place, SiteRecipe
-from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward
+from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward, traced_activations
 from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, build_prelu
+
+RECTIFYING_FUNCTIONS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_)
+"""What a module may hold in an attribute where another one holds an activation module."""
 
 
 @dataclass
@@ -64,9 +69,16 @@ def operate(
         The operated copy, and what was declined.
     """
     done, declined = plan_surgery(model, graph, sites, alpha_shape, refuse or {})
-    surgery = Surgery(copy.deepcopy(model), declined=declined)
+    surgery = Surgery(copy_of(model), declined=declined)
     apply_recipes(surgery, done, alpha_shape=alpha_shape, slope=slope, none_arguments=none_arguments or {})
     return surgery
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that keeps computed tensors (weight norm): every forward computes them anew."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    memo = {id(value): value.detach().clone() for value in kept if value.grad_fn is not None}
+    return copy.deepcopy(model, memo)
 
 
 def plan_surgery(
@@ -86,8 +98,7 @@ def plan_surgery(
         if reason:
             declined[site.id] = reason
             continue
-        swap = _swappable(model, graph, site)
-        places = [_swap(site)] if swap else _rewrites(site, runs)
+        places = _swaps(model, graph, site, runs) or _rewrites(model, site, runs)
         plans.append(SiteRecipe(site=site.id, shape=_slope_shape(graph, site, alpha_shape), places=places))
     return plans, declined
 
@@ -114,28 +125,57 @@ def apply_recipes(
                 _put(surgery.model, place.module, prelu)
             else:
                 rewrites[place.owner].append((recipe, place, prelu))
+    _decline_untraceable(surgery, rewrites, none_arguments)
     for owner, group in rewrites.items():
-        _rewrite_owner(surgery, owner, group, none_arguments.get(owner, ()))
+        kept = [(place, prelu) for recipe, place, prelu in group if recipe.site not in surgery.declined]
+        if kept:
+            module = surgery.model.get_submodule(owner)
+            replacements = {
+                place.rank: (place.module.rpartition(".")[2], prelu.train(module.training)) for place, prelu in kept
+            }
+            nones = none_arguments.get(owner, ())
+            rewrite_forward(module, replacements, of=kept[0][0].of, none_arguments=nones)
 
 
-def _rewrite_owner(
-    surgery: Surgery, owner: str, group: list[tuple[SiteRecipe, Place, nn.PReLU]], none_arguments: Sequence[str]
+def _decline_untraceable(
+    surgery: Surgery,
+    rewrites: Mapping[str, list[tuple[SiteRecipe, Place, nn.PReLU]]],
+    none_arguments: Mapping[str, Sequence[str]],
 ) -> None:
-    module = surgery.model.get_submodule(owner)
-    replacements = {place.rank: (place.module.rpartition(".")[2], prelu) for _, place, prelu in group}
-    try:
-        rewrite_forward(module, replacements, of=group[0][1].of, none_arguments=none_arguments)
-    except CannotRewriteError as error:
-        for recipe, _, _ in group:
-            surgery.declined[recipe.site] = f"{owner or 'the model'} cannot be rewritten: {error}"
-            surgery.done = [other for other in surgery.done if other.site != recipe.site]
+    """Declines sites before any owner is rewritten: a site of several owners is converted as a whole or not at all."""
+    for owner, group in rewrites.items():
+        module = surgery.model.get_submodule(owner)
+        try:
+            traced_activations(module, of=group[0][1].of, none_arguments=none_arguments.get(owner, ()))
+        except CannotRewriteError as error:
+            for recipe, _, _ in group:
+                surgery.declined[recipe.site] = f"{owner or 'the model'} cannot be rewritten: {error}"
+    surgery.done = [recipe for recipe in surgery.done if recipe.site not in surgery.declined]
 
 
-def _put(model: nn.Module, path: str, prelu: nn.Module) -> None:
-    """Puts a module where another one is, under each of its names."""
-    for alias in aliases_of(model, model.get_submodule(path)):
+def _put(model: nn.Module, path: str, prelu: nn.PReLU) -> None:
+    """Puts a PReLU where an activation is, under each of its names."""
+    parent, _, name = path.rpartition(".")
+    current = getattr(model.get_submodule(parent), name)
+    if not isinstance(current, nn.Module):
+        assert _rectifies(current)
+        _set(model.get_submodule(parent), name, prelu)
+        return
+    assert isinstance(current, ACTIVATION_MODULES)
+    prelu.train(current.training)
+    vars(prelu).update({key: value for key, value in vars(current).items() if key.endswith(_HOOKS)})
+    for alias in aliases_of(model, current):
         parent, _, name = alias.rpartition(".")
-        setattr(model.get_submodule(parent), name, prelu)
+        _set(model.get_submodule(parent), name, prelu)
+
+
+_HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called", "_is_full_backward_hook")
+
+
+def _set(parent: nn.Module, name: str, prelu: nn.PReLU) -> None:
+    setattr(parent, name, prelu)
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        parent.activation_relu_or_gelu = 0  # its fused kernel would go on computing a ReLU
 
 
 def _not_for_surgery(
@@ -144,6 +184,8 @@ def _not_for_surgery(
     """Why a site keeps its activation, or an empty string."""
     if site.activation.function in ("prelu", "leaky_relu"):
         return f"{site.activation.function} already passes a gradient on its negative side"
+    if site.position.module == "":
+        return "the model itself is the activation; there is no module to put a PReLU into"
     unregistered = [call for call in site.calls if call.position and call.position.owner.startswith("<")]
     if unregistered:
         return f"{site.position.source}: the module that makes the call is not registered in the model"
@@ -183,24 +225,49 @@ def _activation_runs(graph: Graph) -> dict[str, set[int]]:
 def _swappable(model: nn.Module, graph: Graph, site: FoundSite) -> bool:
     """True where every call of the site's module, under whatever name, belongs to the site."""
     modules = {call.position.module for call in site.calls if call.position}
-    if None in modules or len(modules) != 1:
+    path = str(site.position.module)
+    if len(modules) != 1 or site.position.module is None or path.startswith("<"):
         return False
-    aliases = set(aliases_of(model, model.get_submodule(str(next(iter(modules))))))
+    aliases = set(aliases_of(model, model.get_submodule(path)))
     own = {call.index for call in site.calls}
     return all(call.index in own for call in graph.activations() if call.position and call.position.module in aliases)
 
 
-def _swap(site: FoundSite) -> Place:
-    return Place(how="swap", owner=site.position.owner, module=str(site.position.module))
+def _swaps(model: nn.Module, graph: Graph, site: FoundSite, runs: Mapping[str, set[int]]) -> list[Place]:
+    """The module, or the function that an attribute holds, in whose place a PReLU can stand; empty where there is none.
+
+    `nn.TransformerEncoderLayer` keeps `F.relu` in its attribute `activation`, and cannot be traced.
+    """
+    owner = site.position.owner
+    if _swappable(model, graph, site):
+        return [Place(how="swap", owner=owner, module=str(site.position.module))]
+    only_call = runs[owner] == {1} and {call.position.owner for call in site.calls if call.position} == {owner}
+    if site.position.module is not None or not only_call:
+        return []
+    held = [name for name, value in vars(model.get_submodule(owner)).items() if _rectifies(value)]
+    return [Place(how="swap", owner=owner, module=_inside(owner, held[0]))] if len(held) == 1 else []
 
 
-def _rewrites(site: FoundSite, runs: Mapping[str, set[int]]) -> list[Place]:
+def _rewrites(model: nn.Module, site: FoundSite, runs: Mapping[str, set[int]]) -> list[Place]:
     places = []
     for owner, rank in _owner_ranks(site.calls):
-        name = f"prelu_{rank + 1}"
-        module = f"{owner}.{name}" if owner else name
+        module = _inside(owner, _free_name(model.get_submodule(owner), f"prelu_{rank + 1}"))
         places.append(Place(how="rewrite", owner=owner, module=module, rank=rank, of=next(iter(runs[owner]))))
     return places
+
+
+def _rectifies(value: object) -> bool:
+    return any(value is function for function in RECTIFYING_FUNCTIONS)
+
+
+def _inside(owner: str, name: str) -> str:
+    return f"{owner}.{name}" if owner else name
+
+
+def _free_name(owner: nn.Module, wanted: str) -> str:
+    while hasattr(owner, wanted):
+        wanted += "_"
+    return wanted
 
 
 def _slope_shape(graph: Graph, site: FoundSite, alpha_shape: AlphaShape) -> SlopeShape:
