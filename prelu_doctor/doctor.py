@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 
 from prelu_doctor import __version__, records
-from prelu_doctor.data.batch_forms import batch_from
-from prelu_doctor.data.batches import Batch, Dataset
-from prelu_doctor.data.forward_signature import signature_of
-from prelu_doctor.data.sources import open_dataset
+from prelu_doctor.data.batches import Dataset
 from prelu_doctor.deployment import onnx_file, parity
 from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
-from prelu_doctor.errors import BrokenPromiseError
+from prelu_doctor.errors import BrokenPromiseError, UsageError
+from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
 from prelu_doctor.patient import Patient, open_patient
+from prelu_doctor.samples import Samples, samples_for
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
 from prelu_doctor.treatment.conversion import Phase, Treated, Treatment, no_progress, treat
 from prelu_doctor.treatment.converted_file import converted_writers
@@ -28,9 +29,6 @@ from prelu_doctor.treatment.recipe import Recipe
 
 Source = Patient | nn.Module | str | Path
 """A checkpoint, a module, or an opened patient."""
-
-Samples = Dataset | Tensor | Iterable[object] | str | Path | None
-"""A data spec, a tensor of inputs, batches as a DataLoader yields them, or None for seeded Gaussian noise."""
 
 
 def scan(
@@ -123,7 +121,8 @@ class Conversion:
             BrokenPromiseError: The ONNX file is not the same function; nothing was written.
             UsageError: A file exists already or cannot be written.
         """
-        writers: list[tuple[Path, Writer]] = list(converted_writers(self.model, self.recipe, Path(path)))
+        converted = converted_writers(self.model, self.recipe, Path(path))
+        writers: list[tuple[Path, Writer]] = [(target, _told_as_os_error(write)) for target, write in converted]
         proofs: list[records.ParityReport] = []
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
@@ -151,10 +150,13 @@ def convert(
 
     Raises:
         BrokenPromiseError: The output moved although it must not.
+        UsageError: The model was converted before, or an option is no finite number.
         DoctorError: The model or the data cannot be used.
     """
     options = options or Treatment()
+    _check_finite(options)
     patient = _opened(model)
+    _check_unconverted(patient.record)
     dataset = samples_for(patient.module, data, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
@@ -220,35 +222,39 @@ def check_parity(
     )
 
 
-def samples_for(model: nn.Module, data: Samples, *, seed: int = 0) -> Dataset:
-    """The data set behind whatever the caller has for data.
-
-    Args:
-        model: Tells the names of the inputs, and the shape of noise.
-        data: A data spec, a tensor `[N, ...]`, an iterable of batches, a `Dataset`, or None.
-        seed: Of noise.
-
-    Raises:
-        DataError: The data cannot be used.
-    """
-    if isinstance(data, Dataset):
-        return data
-    if data is None or isinstance(data, str | Path):
-        return open_dataset(None if data is None else str(data), model=model, seed=seed)
-    name = type(data).__name__
-    items: Sequence[object] | Iterable[object] = [data] if isinstance(data, Tensor) else data
-    if isinstance(items, Iterator):
-        items = list(items)
-    signature = signature_of(model)
-
-    def batches() -> Iterator[Batch]:
-        return (batch_from(item, signature, name) for item in items)
-
-    return Dataset(source=name, synthetic=False, seed=seed, scanned=batches)
-
-
 def _opened(model: Source) -> Patient:
     return model if isinstance(model, Patient) else open_patient(model)
+
+
+def _check_finite(options: Treatment) -> None:
+    numbers = {**asdict(options), **asdict(options.training)}
+    for name, value in numbers.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {', '.join(map(str, parts))}", "a finite number", f"leave {option} out")
+
+
+def _check_unconverted(model: records.Model) -> None:
+    """Refuses a converted file: the new recipe would be one for the converted model, not for its architecture."""
+    if model.kind == "converted":
+        raise UsageError(
+            f"{escaped(model.path)} is a converted checkpoint already",
+            "a checkpoint as it was before its conversion",
+            "convert the original again with the options that you want",
+        )
+
+
+def _told_as_os_error(write: Writer) -> Writer:
+    """The writer, whose failure on a full disk is an OSError: its serialisers have errors of their own for that."""
+
+    def written(path: Path) -> None:
+        try:
+            write(path)
+        except (SafetensorError, RuntimeError) as error:
+            raise OSError(str(error).splitlines()[0]) from error
+
+    return written
 
 
 def _proved_export(

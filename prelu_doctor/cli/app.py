@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
 
 from prelu_doctor import __version__
 from prelu_doctor.cli import check, convert, demo, explain, export, parity, scan
+from prelu_doctor.cli.terminal import UNDECIDED, say
 
 app = typer.Typer(
     name="prelu-doctor",
@@ -41,4 +44,9 @@ def main(
 
 def run() -> None:
     """The entry point."""
-    app()
+    try:
+        app()
+    except OSError as error:  # help and version are written outside of any command
+        say(f"error: {error.filename or 'output'}: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(UNDECIDED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import FormatOfCheck, GateFormat
 from prelu_doctor.cli.inputs import Inputs
-from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress
+from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress, note, show
 from prelu_doctor.errors import DoctorError, UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ def run(
     device: options.Device = "auto",
     seed: options.Seed = 0,
     trust: options.Trust = False,
-    max_dead: Annotated[float, typer.Option(help="Largest share of dead units in the whole net.")] = 0.05,
-    max_dead_site: Annotated[float, typer.Option(help="Largest share of dead units at any one site.")] = 0.5,
+    max_dead: Annotated[float, typer.Option(min=0, max=1, help="Largest share of dead units in the whole net.")] = 0.05,
+    max_dead_site: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of dead units at any one site.")
+    ] = 0.5,
     allow_synthetic: Annotated[
         bool, typer.Option("--allow-synthetic", help="Let noise instead of data decide.")
     ] = False,
@@ -53,23 +56,37 @@ def run(
         files = checkpoints or []
         if not files:
             raise UsageError("no checkpoint to check", "one file or more", "prelu-doctor check model.pt")
-        check_targets([output] if output else [], force=force, inputs=files)
+        check_targets([output] if output else [], force=force, inputs=inputs.files(*files))
         with live_progress(quiet=quiet) as phase:
             limits = {"max_dead": max_dead, "max_dead_site": max_dead_site}
-            verdicts = [_judged(file, inputs, limits, allow_synthetic, phase) for file in files]
+            judge = partial(_judged, inputs=inputs, limits=limits, allow_synthetic=allow_synthetic, phase=phase)
+            verdicts = [judge(file, quiet=quiet, debug=debug) for file in files]
         report = summarise(verdicts, tool=records.Tool(version=__version__), **limits)
-        deliver(report, form, output, force=force)
+        deliver(report, form, output, force=force, quiet=quiet)
         raise typer.Exit(exit_code(report.verdict))
 
 
-def _judged(file: Path, inputs: Inputs, limits: dict[str, float], allow_synthetic: bool, phase: Phase) -> ModelVerdict:
+def _judged(
+    file: Path,
+    *,
+    inputs: Inputs,
+    limits: dict[str, float],
+    allow_synthetic: bool,
+    phase: Phase,
+    quiet: bool,
+    debug: bool,
+) -> ModelVerdict:
     """One checkpoint's verdict; a file that cannot be scanned is undecided and does not stop the others."""
     from prelu_doctor.doctor import scan
     from prelu_doctor.gate.judgement import judge, undecided
 
     try:
         patient = inputs.patient(file)
+        if patient.note:
+            note(f"{file}: {patient.note}", quiet=quiet)
         report = scan(patient, inputs.dataset(patient), phase=phase)
     except DoctorError as error:
+        if debug:
+            show(error, debug=True)
         return undecided(str(file), str(error))
     return judge(report, allow_synthetic=allow_synthetic, **limits)

@@ -134,7 +134,7 @@ def run(
         from prelu_doctor.outputs import check_targets
         from prelu_doctor.treatment.converted_file import files_of
 
-        check_targets([*files_of(output), *([onnx] if onnx else [])], force=force, inputs=[checkpoint])
+        check_targets([*files_of(output), *([onnx] if onnx else [])], force=force, inputs=inputs.files(checkpoint))
         treatment = _treatment(
             alpha=alpha,
             alpha_shape=alpha_shape.value,
@@ -158,7 +158,7 @@ def run(
             if onnx:
                 phase("exporting and proving", 0, None, None)
             report = conversion.save(output, onnx=onnx, force=force)
-        deliver(report, form, None, force=force)
+        deliver(report, form, None, force=force, quiet=quiet)
 
 
 def _treatment(

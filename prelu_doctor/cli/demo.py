@@ -25,12 +25,12 @@ def run(quiet: options.Quiet = False, debug: options.Debug = False) -> None:
         dataset = inputs.dataset(patient)
         with live_progress(quiet=quiet) as phase:
             report = scan(patient, dataset, phase=phase)
-        deliver(report, ReportFormat.TEXT, None, force=False)
+        deliver(report, ReportFormat.TEXT, None, force=False, quiet=quiet)
         with live_progress(quiet=quiet) as phase, tempfile.TemporaryDirectory() as folder:
             conversion = convert(patient, dataset, phase=phase)
             phase("exporting and proving", 0, None, None)
             converted = conversion.save(Path(folder) / "healed.safetensors", onnx=Path(folder) / "healed.onnx")
-        deliver(converted, ReportFormat.TEXT, None, force=False)
+        deliver(converted, ReportFormat.TEXT, None, force=False, quiet=quiet)
         note("the demo's files were written to a temporary folder, which is gone now", quiet=quiet)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from prelu_doctor.cli import options
-from prelu_doctor.cli.terminal import exit_codes
+from prelu_doctor.cli.terminal import exit_codes, put
 
 NAME = "explain"
 
@@ -21,4 +20,4 @@ def run(
     with exit_codes(debug=debug):
         from prelu_doctor.diagnosis.rules import explain
 
-        sys.stdout.write(explain(code).rstrip() + "\n")
+        put(explain(code).rstrip() + "\n")

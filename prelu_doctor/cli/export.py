@@ -41,11 +41,11 @@ def run(
         from prelu_doctor.doctor import export_onnx
         from prelu_doctor.outputs import check_targets
 
-        check_targets([output], force=force, inputs=[checkpoint])
+        check_targets([output], force=force, inputs=inputs.files(checkpoint))
         patient = inputs.patient(checkpoint)
         if patient.note:
             note(patient.note, quiet=quiet)
         with live_progress(quiet=quiet) as phase:
             phase("exporting and proving", 0, None, None)
             report = export_onnx(patient, output, inputs.dataset(patient), opset=opset, force=force)
-        deliver(report, form, None, force=force)
+        deliver(report, form, None, force=force, quiet=quiet)

@@ -27,6 +27,18 @@ class Inputs:
     seed: int = 0
     trust: bool = False
 
+    def files(self, *checkpoints: Path) -> list[Path]:
+        """Every file that a run on these checkpoints reads, as far as it can be told; none may be written."""
+        from prelu_doctor.checkpoints.recipes import RECIPE_SUFFIX
+
+        recipes = [
+            checkpoint.with_name(checkpoint.name + RECIPE_SUFFIX) for checkpoint in checkpoints if checkpoint.name
+        ]
+        specs = [Path(spec) for spec in (self.arch, self.data) if spec]
+        code = [Path(str(spec).rpartition(":")[0]) for spec in specs if ":" in str(spec)]
+        folders = [spec for spec in specs if spec.is_dir()]
+        return [*checkpoints, *recipes, *specs, *code, *(file for folder in folders for file in folder.rglob("*"))]
+
     def patient(self, checkpoint: Path) -> Patient:
         """The model in a checkpoint."""
         from prelu_doctor.checkpoints.architecture import parse_arch_args
@@ -39,6 +51,8 @@ class Inputs:
         """The sample data for a model."""
         from prelu_doctor.data.sources import open_dataset
 
+        if self.data == "":  # a path of no letters is the current folder, which nobody meant
+            raise UsageError("--data ''", "a file, a folder or module:callable", "leave --data out for noise")
         return open_dataset(
             self.data,
             model=patient.module,

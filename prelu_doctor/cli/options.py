@@ -57,7 +57,10 @@ MaxSamples = Annotated[
     typer.Option("--max-samples", min=1, rich_help_panel=_INPUT, help="Most samples to scan.", show_default="all"),
 ]
 Device = Annotated[str, typer.Option("--device", rich_help_panel=_INPUT, help="auto, cpu, cuda, cuda:1, ...")]
-Seed = Annotated[int, typer.Option("--seed", rich_help_panel=_INPUT, help="Seed of everything that is drawn.")]
+Seed = Annotated[  # NumPy, which the user's own data code may draw from, takes no seed beyond 32 bits
+    int,
+    typer.Option("--seed", min=0, max=2**32 - 1, rich_help_panel=_INPUT, help="Seed of everything that is drawn."),
+]
 Trust = Annotated[
     bool,
     typer.Option(

@@ -10,7 +10,7 @@ import typer
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import Format, ReportFormat
 from prelu_doctor.cli.inputs import Inputs
-from prelu_doctor.cli.terminal import FINDINGS, deliver, exit_codes, live_progress
+from prelu_doctor.cli.terminal import FINDINGS, deliver, exit_codes, live_progress, note
 
 NAME = "parity"
 
@@ -44,11 +44,13 @@ def run(
         from prelu_doctor.doctor import check_parity
         from prelu_doctor.outputs import check_targets
 
-        check_targets([output] if output else [], force=force, inputs=[checkpoint, onnx])
+        check_targets([output] if output else [], force=force, inputs=[*inputs.files(checkpoint), onnx])
         patient = inputs.patient(checkpoint)
+        if patient.note:
+            note(patient.note, quiet=quiet)
         with live_progress(quiet=quiet) as phase:
             phase("comparing", 0, None, None)
             report = check_parity(patient, onnx, inputs.dataset(patient), tolerance=tolerance)
-        deliver(report, form, output, force=force)
+        deliver(report, form, output, force=force, quiet=quiet)
         if report.verdict != "healthy":
             raise typer.Exit(FINDINGS)

@@ -47,10 +47,10 @@ def run(
         from prelu_doctor.outputs import check_targets
         from prelu_doctor.scanning.scan import Thresholds
 
-        check_targets([output] if output else [], force=force, inputs=[checkpoint])
+        check_targets([output] if output else [], force=force, inputs=inputs.files(checkpoint))
         patient = inputs.patient(checkpoint)
         if patient.note:
             note(patient.note, quiet=quiet)
         with live_progress(quiet=quiet) as phase:
             report = scan(patient, inputs.dataset(patient), thresholds=Thresholds(rare, tau), phase=phase)
-        deliver(report, form, output, force=force)
+        deliver(report, form, output, force=force, quiet=quiet)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from prelu_doctor.errors import BrokenPromiseError, DoctorError, UsageError
+from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 FINDINGS = 1
 UNDECIDED = 2
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 
 
 @contextlib.contextmanager
@@ -32,42 +34,56 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
     """Turns errors into one message on stderr and the promised exit code."""
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does: nothing is wrong. Python must not flush into it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except DoctorError as error:
-        _show(error, debug=debug)
+        show(error, debug=debug)
         raise typer.Exit(FINDINGS if isinstance(error, BrokenPromiseError) else UNDECIDED) from None
     except KeyboardInterrupt:
-        _say("interrupted: nothing was written")
+        say("interrupted: no file was left half written")
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
-        _show(UsageError(f"{error.filename or 'output'}: {error.strerror or error}"), debug=debug)
+        show(UsageError(f"{error.filename or 'output'}: {error.strerror or error}"), debug=debug)
+        raise typer.Exit(UNDECIDED) from None
+    except SystemExit as error:
+        if error.code == TERMINATED:
+            raise
+        # Else `sys.exit(0)` in a model's forward would pass the gate.
+        show(ForwardError(f"the model's own code ended the program with sys.exit({error.code!r})"), debug=debug)
         raise typer.Exit(UNDECIDED) from None
     except typer.Exit:
         raise
-    except Exception as error:  # a bug of ours; a pipeline still gets one message and exit code 2
-        _say(f"error: internal error: {type(error).__name__}: {error}")
-        _say("  this is a bug in prelu-doctor; --debug shows the traceback, please report it")
-        if debug:
-            traceback.print_exc()
+    except Exception as error:
+        _show_unexpected(error, debug=debug)
         raise typer.Exit(UNDECIDED) from None
 
 
-def _show(error: DoctorError, *, debug: bool) -> None:
+def _show_unexpected(error: Exception, *, debug: bool) -> None:
+    """Says that memory ran out, or else that this is a bug of ours; a pipeline still gets one message."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error).lower():
+        remedy = "a smaller --batch-size, --max-samples or --input-shape"
+        show(DoctorError(f"there is not enough memory: {error}".rstrip(": "), remedy=remedy), debug=debug)
+        return
+    say(f"error: internal error: {type(error).__name__}: {error}")
+    say("  this is a bug in prelu-doctor; --debug shows the traceback, please report it")
+    if debug:
+        traceback.print_exc()
+
+
+def show(error: DoctorError, *, debug: bool) -> None:
+    """An error on stderr: what was found, what was expected, what to do."""
     lines = [("error", error.found), ("expected", error.expected), ("try", error.remedy)]
     for index, (word, text) in enumerate(lines):
         if text:
-            _say(f"{'  ' if index else ''}{word}: {text}")
+            say(f"{'  ' if index else ''}{word}: {text}")
     if debug:
         traceback.print_exception(error)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """One message on stderr, with nothing in it that could steer a terminal."""
     from prelu_doctor.escaping import plain
 
+    if sys.stderr is None:  # closed by the caller; print would go to stdout
+        return
     safe = "\n".join(plain(line) for line in text.split("\n"))
     with contextlib.suppress(OSError):
         print(safe, file=sys.stderr, flush=True)  # noqa: T201 - the command line may print
@@ -76,10 +92,10 @@ def _say(text: str) -> None:
 def note(text: str, *, quiet: bool) -> None:
     """A remark beside the report."""
     if not quiet:
-        _say(f"note: {text}")
+        say(f"note: {text}")
 
 
-def deliver(report: Report, form: StrEnum, output: Path | None, *, force: bool) -> None:
+def deliver(report: Report, form: StrEnum, output: Path | None, *, force: bool, quiet: bool) -> None:
     """Writes a report to stdout or, whole or not at all, to a file."""
     from prelu_doctor.outputs import write_together
     from prelu_doctor.records import CheckReport
@@ -94,14 +110,43 @@ def deliver(report: Report, form: StrEnum, output: Path | None, *, force: bool) 
         report,
         chosen,
         width=shutil.get_terminal_size((80, 24)).columns,
-        colour=_in_colour(),
-        encoding=sys.stdout.encoding or "utf-8",
+        colour=not quiet and _in_colour(sys.stdout),
+        encoding=_encoding(),
     )
-    sys.stdout.write(text)
+    put(text, unprintable="xmlcharrefreplace" if form.value == "junit" else "backslashreplace")
 
 
-def _in_colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def put(text: str, *, unprintable: str = "backslashreplace") -> None:
+    """Writes to stdout at once, so that what goes wrong is met here and not when the interpreter ends.
+
+    Args:
+        text: What to write.
+        unprintable: What becomes of characters that stdout's encoding lacks.
+
+    Raises:
+        UsageError: stdout is closed.
+        OSError: stdout cannot be written.
+    """
+    if sys.stdout is None:
+        raise UsageError("stdout is closed", "a stream for the report", "redirect it, or write to a file with -o")
+    try:
+        sys.stdout.write(text.encode(_encoding(), unprintable).decode(_encoding()))
+        sys.stdout.flush()
+    except OSError as error:
+        # Python must not flush into it again. A reader that has gone, as `head` goes, is no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+def _in_colour(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal that wants to be decorated; None is a closed one."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and stream is not None and stream.isatty()
 
 
 Phase = Callable[[str, int, int | None, float | None], None]
@@ -109,10 +154,20 @@ Phase = Callable[[str, int, int | None, float | None], None]
 
 @contextlib.contextmanager
 def live_progress(*, quiet: bool) -> Iterator[Phase]:
-    """Progress bars on stderr; nothing where it is no terminal, with `NO_COLOR`, or with `--quiet`."""
-    if quiet or not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        yield lambda name, done, of, loss: None
-        return
+    """Progress bars on stderr; nothing where it is no terminal, with `NO_COLOR`, or with `--quiet`.
+
+    What the model's own code prints meanwhile goes to stderr: stdout carries the report alone.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        if quiet or not _in_colour(sys.stderr):
+            yield lambda name, done, of, loss: None
+        else:
+            with _progress_bars() as phase:
+                yield phase
+
+
+@contextlib.contextmanager
+def _progress_bars() -> Iterator[Phase]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 

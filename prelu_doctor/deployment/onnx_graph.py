@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 WRAPPER = "model"
 """Under which attribute the exporter's wrapper holds the user's model."""
@@ -51,6 +51,7 @@ def tidy(model: ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> No
         outputs: Names for the graph's outputs, in order. A name that is taken already gets a number.
     """
     _name_prelu_nodes(model)
+    _give_outputs_their_own_values(model.graph)
     _rename(model, _new_names(model.graph, inputs, outputs))
     for message in messages(model):
         for field in ("metadata_props", "doc_string"):
@@ -66,6 +67,17 @@ def _name_prelu_nodes(model: ModelProto) -> None:
         calls = itertools.chain([f"{path}/PRelu"], (f"{path}/PRelu#{call}" for call in itertools.count(2)))
         node.name = next(name for name in calls if name not in taken)
         taken.add(node.name)
+
+
+def _give_outputs_their_own_values(graph: GraphProto) -> None:
+    """An output that is an input, or another output once more, gets an `Identity`: torch 2.10 writes none."""
+    taken = {value.name for value in graph.input}
+    for number, value in enumerate(graph.output):
+        if value.name in taken:
+            own = f"{value.name}_output_{number}"
+            graph.node.append(helper.make_node("Identity", [value.name], [own]))
+            value.name = own
+        taken.add(value.name)
 
 
 def _module_path(node: NodeProto) -> str:

@@ -64,7 +64,7 @@ def _pair(tensor: Tensor, unit_axis: int) -> Tensor:
 
 
 def find_layouts(model: nn.Module, batch: Batch, sites: list[FoundSite]) -> dict[str, Layout]:
-    """Tells where each site holds its samples by changing sample 0 and looking at what moves.
+    """Tells where each site holds its samples by changing one sample, then the other, and looking at what moves.
 
     Args:
         model: The traced model.
@@ -74,30 +74,41 @@ def find_layouts(model: nn.Module, batch: Batch, sites: list[FoundSite]) -> dict
     Returns:
         A layout for every site id.
     """
-    if batch.size != 2:
-        return {site.id: Layout(known=site.unit_axis != 0) for site in sites}
-    original, changed = _Prints(), _Prints()
-    trace(model, batch, original)
-    trace(model, _with_other_first_sample(batch), changed)
+    original, first, second = (_prints(model, changed) for changed in (batch, *_changed_samples(batch)))
     layouts = {}
     for site in sites:
         key = site.position.path
-        before, after = original.seen.get(key), changed.seen.get(key)
-        layouts[site.id] = _layout_of(site, before, after)
+        seen = [prints.get(key) for prints in (original, first, second)]
+        layouts[site.id] = _layout_of(site, *seen)
     return layouts
 
 
-def _with_other_first_sample(batch: Batch) -> Batch:
-    """Sample 0 replaced by sample 1, which is valid input; reversed along its last axis where both are the same."""
-    doubled = batch.take(torch.tensor([1, 1]))
-    pairs = zip((*batch.args, *batch.kwargs.values()), (*doubled.args, *doubled.kwargs.values()), strict=True)
-    if not all(torch.equal(one, other) for one, other in pairs):
-        return doubled
-    return Batch(tuple(_reversed(x) for x in batch.args), {name: _reversed(x) for name, x in batch.kwargs.items()})
+def _changed_samples(batch: Batch) -> tuple[Batch, Batch]:
+    """The batch with another sample 0, and with another sample 1.
+
+    Each sample is replaced by the other one, which is valid input; where both are the same, it is reversed along its
+    last axis.
+    """
+    ones, zeros = (batch.take(torch.tensor([k, k])) for k in (1, 0))
+    pairs = zip((*ones.args, *ones.kwargs.values()), (*zeros.args, *zeros.kwargs.values()), strict=True)
+    if not all(torch.equal(one, zero) for one, zero in pairs):
+        return ones, zeros
+    return _reversed(batch, 0), _reversed(batch, 1)
 
 
-def _reversed(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor[0].flip(-1) if tensor.dim() > 1 else tensor[0], tensor[1]])
+def _reversed(batch: Batch, sample: int) -> Batch:
+    def reverse(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        changed[sample] = tensor[sample].flip(-1) if tensor.dim() > 1 else tensor[sample]
+        return changed
+
+    return Batch(tuple(reverse(x) for x in batch.args), {name: reverse(x) for name, x in batch.kwargs.items()})
+
+
+def _prints(model: nn.Module, batch: Batch) -> dict[tuple[str, ...], list[Tensor]]:
+    prints = _Prints()
+    trace(model, batch, prints)
+    return prints.seen
 
 
 class _Prints:
@@ -111,35 +122,44 @@ class _Prints:
     def before(self, graph: Graph, call: Call, tensor: Tensor) -> None:
         assert call.position is not None
         wide = tensor.detach().double()
-        weighted = wide * torch.linspace(1, 2, wide.numel(), dtype=torch.float64, device=wide.device).reshape(
-            wide.shape
-        )
-        axes = range(wide.dim())
-        self.seen[call.position.path] = [weighted.movedim(axis, 0).flatten(1).sum(1).cpu() for axis in axes]
+        weights = torch.linspace(1, 2, wide.numel(), dtype=torch.float64, device=wide.device)
+        weighted = wide * weights.reshape(wide.shape)
+        self.seen[call.position.path] = [_along(weighted, axis).cpu() for axis in range(wide.dim())]
 
     def after(self, graph: Graph, call: Call, tensor: Tensor) -> None:
         pass
 
 
-def _layout_of(site: FoundSite, before: list[Tensor] | None, after: list[Tensor] | None) -> Layout:
-    if before is None or after is None or len(before) != len(after):
+def _along(tensor: Tensor, axis: int) -> Tensor:
+    return tensor.sum([other for other in range(tensor.dim()) if other != axis]) if tensor.dim() > 1 else tensor
+
+
+def _layout_of(
+    site: FoundSite, before: list[Tensor] | None, first: list[Tensor] | None, second: list[Tensor] | None
+) -> Layout:
+    """The one layout that fits what moved; rows are counted where none does, or several do."""
+    if before is None or first is None or second is None or not len(before) == len(first) == len(second):
         return Layout(known=False)
-    moved = [_moved(one, other) for one, other in zip(before, after, strict=True)]
-    if not any(bool(marks.any()) for marks in moved):
-        return Layout(known=not site.input_independent and site.unit_axis != 0 and len(moved[0]) == 2)
-    if site.unit_axis != 0 and len(moved[0]) % 2 == 0:
-        rows = moved[0]
-        if len(rows) == 2 and bool(rows[0]) and not bool(rows[1]):
-            return Layout()
-        major, minor = rows.reshape(2, -1), rows.reshape(-1, 2)
-        if bool(major[0].any()) and not bool(major[1].any()):
-            return Layout(folded="sample-major")
-        if bool(minor[:, 0].any()) and not bool(minor[:, 1].any()):
-            return Layout(axis=1, folded="sample-minor")
-    for axis, marks in enumerate(moved):
-        if axis not in (0, site.unit_axis) and len(marks) == 2 and bool(marks[0]) and not bool(marks[1]):
-            return Layout(axis=axis)
-    return Layout(known=False)
+    moved = [(_moved(old, one), _moved(old, two)) for old, one, two in zip(before, first, second, strict=True)]
+    candidates = [layout for layout in _candidates(site, [len(one) for one, _ in moved]) if _fits(layout, moved)]
+    return candidates[0] if len(candidates) == 1 and not site.input_independent else Layout(known=False)
+
+
+def _candidates(site: FoundSite, lengths: list[int]) -> list[Layout]:
+    """Every place where two samples may lie in a tensor with these axis lengths."""
+    plain = [Layout(axis=axis) for axis, length in enumerate(lengths) if length == 2 and axis != site.unit_axis]
+    if site.unit_axis == 0 or lengths[0] % 2 or lengths[0] == 2:
+        return plain
+    return [*plain, Layout(folded="sample-major"), Layout(axis=1, folded="sample-minor")]
+
+
+def _fits(layout: Layout, moved: list[tuple[Tensor, Tensor]]) -> bool:
+    """True where changing a sample moved nothing outside its own place."""
+    first, second = moved[layout.axis if layout.folded == "no" else 0]
+    if layout.folded == "sample-minor":
+        return not bool(first[1::2].any()) and not bool(second[0::2].any())
+    half = len(first) // 2
+    return not bool(first[half:].any()) and not bool(second[:half].any())
 
 
 def _moved(one: Tensor, other: Tensor) -> Tensor:

@@ -23,15 +23,17 @@ class Examined:
         site: The site.
         layout: Where its samples lie.
         tally: Its counts.
+        graph: The forward in which its calls were found.
+        calls: These calls.
         rows: True once rows were counted, because samples could not be told apart.
-        slopes: Values of a PReLU's or LeakyReLU's slopes, `[C]` or `[1]`; None for the others.
     """
 
     site: FoundSite
     layout: Layout
     tally: Tally
+    graph: Graph
+    calls: list[Call]
     rows: bool = False
-    slopes: list[float] | None = None
 
 
 @dataclass
@@ -67,13 +69,18 @@ class Probe:
         layouts = find_layouts(model, few, sites.found)
         probe = cls(model, sites, graph)
         for site in sites.found:
-            probe.examined[site.id] = _examined(site, layouts[site.id])
+            probe.examined[site.id] = _examined(site, layouts[site.id], graph)
         return probe
 
     def run(self, batch: Batch) -> None:
         """Scans one batch."""
         self._now.clear()
-        trace(self.model, batch, self)
+        graph = trace(self.model, batch, self)
+        self.sites.settle(graph)
+        for index, examined in self._now.items():
+            if examined.graph is graph:
+                examined.calls.append(graph.calls[index])
+        self.examined = {examined.site.id: examined for examined in self.examined.values()}
         for examined in self.examined.values():
             examined.tally.commit()
 
@@ -84,17 +91,17 @@ class Probe:
             return
         examined = self.examined.get(site.id)
         if examined is None:
-            examined = self.examined[site.id] = _examined(site, Layout())
+            # Nobody has looked at where the samples of this call lie, so that its rows are counted.
+            examined = self.examined[site.id] = _examined(site, Layout(known=False), graph)
         self._now[call.index] = examined
-        if tensor.is_floating_point() and tensor.amin() == float("-inf"):
-            examined.tally.saw_negative_infinity = True
+        examined.tally.saw_negative_infinity |= _holds_negative_infinity(tensor)
         if site.activation.function in ("prelu", "leaky_relu"):
             self._before = tensor > 0
 
     def after(self, graph: Graph, call: Call, tensor: Tensor) -> None:
         """Tallies the activation's output."""
         examined = self._now.get(call.index)
-        if examined is None:
+        if examined is None or tensor.numel() == 0:
             return
         active = _active(examined.site, tensor, self._before)
         self._before = None
@@ -123,5 +130,13 @@ def _two_samples(batch: Batch) -> Batch:
     return batch.take(slice(0, 2)) if batch.size > 1 else batch.take(torch.tensor([0, 0]))
 
 
-def _examined(site: FoundSite, layout: Layout) -> Examined:
-    return Examined(site, layout, Tally(site.units, site.activation.function))
+def _holds_negative_infinity(tensor: Tensor) -> bool:
+    if tensor.numel() == 0:
+        return False
+    lowest = tensor.amin()
+    return bool(tensor.isneginf().any() if lowest.isnan() else lowest == float("-inf"))
+
+
+def _examined(site: FoundSite, layout: Layout, graph: Graph) -> Examined:
+    with torch.inference_mode(False):  # a site may turn up while a forward runs, and its counts outlive that
+        return Examined(site, layout, Tally(site.units, site.activation.function), graph, list(site.calls))

@@ -87,13 +87,13 @@ def scan_model(
         progress(samples)
     if probe is None:
         raise DataError("the data holds no samples", "at least one sample", "check --data and --max-samples")
-    sites = [_record(examined, probe.graph, model, thresholds) for examined in probe.examined.values()]
+    sites = [_record(examined, model, thresholds) for examined in probe.examined.values()]
     return Scan(probe, sites, probe.sites.unresolved, samples)
 
 
-def _record(examined: Examined, graph: Graph, model: nn.Module, thresholds: Thresholds) -> records.Site:
+def _record(examined: Examined, model: nn.Module, thresholds: Thresholds) -> records.Site:
     site, tally = examined.site, examined.tally
-    slopes = _slopes(examined, graph, model)
+    slopes = _slopes(examined, model)
     silent = tally.fired == 0
     learnable = _learnable(slopes, site.units)
     dead = silent & ~learnable
@@ -104,7 +104,7 @@ def _record(examined: Examined, graph: Graph, model: nn.Module, thresholds: Thre
         id=site.id,
         function=site.activation.function,
         source=site.position.source,
-        calls=max(len(site.calls), 1),
+        calls=max(len(examined.calls), 1),
         unit_axis=site.unit_axis,
         axis_assumed=site.axis_assumed,
         input_independent=site.input_independent,
@@ -121,7 +121,7 @@ def _record(examined: Examined, graph: Graph, model: nn.Module, thresholds: Thre
         positive_rate=(tally.positive.double() / max(tally.positions, 1)).tolist(),
         firing_rate_bound=0.0 if site.input_independent else firing_rate_bound(tally.samples),
         producers=site.producers,
-        consumers=consuming_layers(graph, site.calls) if site.calls else [],
+        consumers=consuming_layers(examined.graph, examined.calls),
         alpha=slopes,
         saw_negative_infinity=tally.saw_negative_infinity,
         saw_nan=tally.saw_nan,
@@ -132,15 +132,15 @@ def _indices(mask: Tensor) -> list[int]:
     return [int(index) for index in mask.nonzero().flatten()]
 
 
-def _slopes(examined: Examined, graph: Graph, model: nn.Module) -> records.Slopes | None:
+def _slopes(examined: Examined, model: nn.Module) -> records.Slopes | None:
     """The slopes of a PReLU (read from its parameter) or LeakyReLU (its constant)."""
     site = examined.site
     if site.activation.function == "leaky_relu":
         slope = site.activation.slope or 0.0
         return records.Slopes(shape="constant", min=slope, mean=slope, max=slope, values=[slope])
-    if site.activation.function != "prelu" or not site.calls:
+    if site.activation.function != "prelu" or not examined.calls:
         return None
-    weight = _slope_tensor(graph, site.calls[0].value("weight"), model)
+    weight = _slope_tensor(examined.graph, examined.calls[0].value("weight"), model)
     if weight is None:
         return None
     values = weight.detach().double().flatten().cpu()

@@ -44,7 +44,6 @@ class Tally:
             return
         peak = active.amax(2)
         if peak.is_floating_point() and bool(peak.isnan().any()):
-            self.saw_nan = True
             peak = active.nan_to_num(nan=0.0).amax(2)
         fired = peak > 0
         if self._pending is not None and self._pending.shape != fired.shape:
@@ -54,6 +53,7 @@ class Tally:
         self.positions += active.shape[0] * active.shape[2]
         size = output if self.function in ("relu", "relu6") else output.abs()
         magnitude = size.sum(2, dtype=torch.float64 if output.dtype == torch.float64 else torch.float32)
+        self.saw_nan |= bool(magnitude.isnan().any())
         self.magnitude.add(torch.nan_to_num(magnitude.double(), nan=0.0, posinf=0.0, neginf=0.0))
 
     def commit(self) -> None:

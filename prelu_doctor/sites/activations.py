@@ -107,6 +107,7 @@ _TABLE: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Recognised]] = {
     "prelu": _always("prelu"),
     "_prelu_kernel": _always("prelu"),
     "clamp": _clamp,
+    "clip": _clamp,
     "clamp_min": lambda args, kwargs: _clamp((args[0], _argument(args, kwargs, 1, "min"), None), {}),
     "hardtanh": _hardtanh,
     "threshold": _threshold,

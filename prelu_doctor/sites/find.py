@@ -48,13 +48,27 @@ class FoundSite:
 
 @dataclass
 class Sites:
-    """The sites of a forward, in forward order, and what could not be placed."""
+    """The sites of one forward or several, in forward order, and what could not be placed.
+
+    Attributes:
+        found: The sites.
+        declined: Calls that could not be placed.
+        idle: Activation modules that no forward ran, each with all its paths.
+    """
 
     found: list[FoundSite] = field(default_factory=list)
-    unresolved: list[Unresolved] = field(default_factory=list)
+    declined: list[Unresolved] = field(default_factory=list)
+    idle: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_key: dict[tuple[object, ...], FoundSite] = {site.key: site for site in self.found}
+        self._numbered = len(self.found)
+
+    @property
+    def unresolved(self) -> list[Unresolved]:
+        """What the report lists as unresolved."""
+        reason = "this module is never called in eval mode on this input"
+        return [*self.declined, *(Unresolved(id=path, reason=reason) for path in self.idle)]
 
     def add(self, graph: Graph, call: Call) -> FoundSite | None:
         """The site of an activation call: an earlier one where they share their producers, else a new one.
@@ -67,7 +81,7 @@ class Sites:
             None where the call cannot be placed; the reason is then in `unresolved`.
         """
         origin = origin_of(graph, call)
-        key = _key(call, origin)
+        key = _key(graph, call, origin)
         site = self._by_key.get(key)
         if site is None:
             return self._new(graph, call, origin, key)
@@ -84,6 +98,9 @@ class Sites:
             self.decline(call.position, f"acts on a tensor of shape {list(shape)}, which holds no units")
             return None
         axis = self._unit_axis(graph, call, origin)
+        if axis is None and shape == (graph.samples,) and call.reads[0] in graph.from_input:
+            self.decline(call.position, "acts on a vector of one number a sample, which has no axis of units")
+            return None
         site = FoundSite(
             id=self._free_id(_basic_id(call.position)),
             key=key,
@@ -106,7 +123,7 @@ class Sites:
         value = call.reads[0]
         sources = [(layer.call.writes[0], layer.axis) for layer in reversed(origin.layers) if layer.kind != "other"]
         for upstream in reversed(origin.upstream):
-            site = self._by_key.get(_key(upstream, origin_of(graph, upstream)))
+            site = self._by_key.get(_key(graph, upstream, origin_of(graph, upstream)))
             if site and not site.axis_assumed:
                 sources.append((upstream.writes[0], site.unit_axis))
         for written, axis in sources:
@@ -139,8 +156,16 @@ class Sites:
         """Lists a call as unresolved, once."""
         assert position is not None
         entry = Unresolved(id=_basic_id(position), reason=f"{position.source}: {reason}")
-        if entry not in self.unresolved:
-            self.unresolved.append(entry)
+        if entry not in self.declined:
+            self.declined.append(entry)
+
+    def settle(self, graph: Graph) -> None:
+        """Closes a forward: names the sites that it added, and notes what it declined and which modules it ran."""
+        _number_single_calls(self.found, self.found[self._numbered :], graph)
+        self._numbered = len(self.found)
+        for position, reason in graph.declined:
+            self.decline(position, reason)
+        self.idle = {path: aliases for path, aliases in self.idle.items() if not aliases & graph.ran}
 
 
 def find_sites(model: nn.Module, graph: Graph) -> Sites:
@@ -154,23 +179,20 @@ def find_sites(model: nn.Module, graph: Graph) -> Sites:
         All sites in forward order; activation calls that hold no units and activation modules that were never called
         are listed as unresolved.
     """
-    sites = Sites()
+    sites = Sites(idle=_activation_modules(model))
     for call in graph.activations():
         site = sites.add(graph, call)
         if site:
             site.calls.append(call)
-    for position, reason in graph.declined:
-        sites.decline(position, reason)
-    _number_single_calls(sites.found, graph)
-    sites.unresolved += _never_called(model, graph)
+    sites.settle(graph)
     return sites
 
 
-def _key(call: Call, origin: Origin) -> tuple[object, ...]:
+def _key(graph: Graph, call: Call, origin: Origin) -> tuple[object, ...]:
     assert call.activation is not None
     assert call.position is not None
     function = call.activation.function
-    return origin.signature(function) or ("position", function, call.position.path)
+    return origin.signature(graph, call, function) or ("position", function, call.position.path)
 
 
 def _basic_id(position: Position) -> str:
@@ -179,28 +201,27 @@ def _basic_id(position: Position) -> str:
     return f"{position.owner}{position.path[-1]}"
 
 
-def _number_single_calls(sites: Sequence[FoundSite], graph: Graph) -> None:
-    """Takes `#1` off a module call whose caller makes it once."""
+def _number_single_calls(sites: Sequence[FoundSite], new: Sequence[FoundSite], graph: Graph) -> None:
+    """Takes `#1` off a new site whose module's caller makes the call once."""
     often = Counter(
         (call.position.path[:-1], str(call.position.module))
         for call in graph.activations()
         if call.position and call.position.module is not None
     )
     taken = Counter(site.id.rpartition("#")[0] for site in sites)
-    for site in sites:
+    for site in new:
         stem = site.id.rpartition("#")[0]
         called_once = often[(site.position.path[:-1], str(site.position.module))] == 1
         if site.position.module is not None and called_once and taken[stem] == 1:
             site.id = stem
 
 
-def _never_called(model: nn.Module, graph: Graph) -> list[Unresolved]:
-    called = {call.position.module for call in graph.activations() if call.position}
-    return [
-        Unresolved(id=path, reason="this module is never called in eval mode on this input")
+def _activation_modules(model: nn.Module) -> dict[str, frozenset[str]]:
+    return {
+        path: frozenset(aliases_of(model, module))
         for path, module in model.named_modules()
-        if isinstance(module, ACTIVATION_MODULES) and not called.intersection(aliases_of(model, module))
-    ]
+        if isinstance(module, ACTIVATION_MODULES)
+    }
 
 
 def _assumed_axis(shape: tuple[int, ...]) -> int:

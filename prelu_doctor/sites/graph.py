@@ -99,6 +99,7 @@ class Graph:
         outputs: Values that the model returned.
         samples: Number of samples of the batch.
         declined: Rectifying calls that are no activations after all, and why.
+        ran: Paths of the modules whose forward ran.
     """
 
     samples: int
@@ -109,6 +110,7 @@ class Graph:
     from_input: set[int] = field(default_factory=set)
     outputs: set[int] = field(default_factory=set)
     declined: list[tuple[Position, str]] = field(default_factory=list)
+    ran: set[str] = field(default_factory=set)
 
     def new_value(self, shape: tuple[int, ...]) -> int:
         """A value that nothing has written yet."""

@@ -90,6 +90,11 @@ def _move(carrier: Carrier, call: Call) -> list[Tensor]:
     return [output] if isinstance(output, Tensor) else list(output)
 
 
+def _view(carrier: Carrier, call: Call) -> list[Tensor]:
+    """A view; labels are laid out otherwise in memory than the values, and may need a copy where these need none."""
+    return [carrier.of(call.reads[0]).reshape(carrier.graph.shapes[call.writes[0]])]
+
+
 def _with_labels(carrier: Carrier, argument: Any) -> Any:
     if isinstance(argument, Ref):
         return carrier.of(argument.value)
@@ -213,11 +218,11 @@ def _spatial_rank(call: Call) -> int:
 
 
 _MOVES = """
-    view reshape _reshape_alias flatten unflatten permute transpose t movedim moveaxis swapaxes swapdims squeeze
+    flatten unflatten permute transpose t movedim moveaxis swapaxes swapdims squeeze
     unsqueeze expand contiguous clone detach alias lift_fresh slice select narrow split split_with_sizes chunk
     unsafe_chunk unsafe_split tensor_split unbind cat concat stack hstack vstack roll flip repeat tile broadcast_to
-    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold numpy_T mT T adjoint view_as expand_as
-    reshape_as ravel atleast_1d atleast_2d atleast_3d rot90
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold numpy_T mT T adjoint expand_as
+    ravel atleast_1d atleast_2d atleast_3d rot90
 """.split()
 _KEEPS = """
     dropout feature_dropout alpha_dropout relu relu6 leaky_relu prelu _prelu_kernel gelu silu hardswish mish elu celu
@@ -237,10 +242,11 @@ _SHIFTS = """
 
 _TABLE: dict[str, Callable[[Carrier, Call], list[Tensor]]] = {
     **dict.fromkeys(_MOVES, _move),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "view_as", "reshape_as"), _view),
     **dict.fromkeys(_KEEPS, _keep),
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_SHIFTS, _shift),
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), _clamp),
+    **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max", "hardtanh"), _clamp),
     "threshold": lambda carrier, call: (_keep if call.activation else _shift)(carrier, call),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("add", "sub", "rsub"), _add),

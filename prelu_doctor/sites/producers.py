@@ -26,21 +26,61 @@ class Origin:
     interior: tuple[Call, ...]
     upstream: tuple[Call, ...]
 
-    def signature(self, function: str) -> tuple[object, ...] | None:
-        """What calls of one site share: the parameters and the way from them; None where there are none."""
+    def signature(self, graph: Graph, call: Call, function: str) -> tuple[object, ...] | None:
+        """What calls of one site share: the parameters, the way from them, and which of their channels arrive.
+
+        Args:
+            graph: The traced forward.
+            call: The activation call of which this is the origin.
+            function: Its rectifier.
+
+        Returns:
+            A key that is the same in every forward; None where there are no layers.
+        """
         if not self.layers:
             return None
-        ways = sorted(_way(call) for call in self.interior)
-        return (function, tuple(sorted(layer.identity for layer in self.layers)), tuple(ways), bool(self.upstream))
+        layers = sorted((layer.identity, *_tensors_read(graph, layer.call)) for layer in self.layers)
+        ways = sorted(_way(graph, interior) for interior in self.interior)
+        return (function, tuple(layers), tuple(ways), bool(self.upstream), _arriving_channels(graph, call, self))
 
 
-def _way(call: Call) -> tuple[str, str]:
+def _way(graph: Graph, call: Call) -> tuple[str, str, tuple[str, ...]]:
     """An interior call as two sites would share it: `relu(x - 1)` and `relu(x - 2)` differ, two time steps do not."""
-    scalars = [argument for argument in call.args if isinstance(argument, int | float)]
-    return (call.op, repr(scalars) if call.op in _ARITHMETIC else "")
+    scalars = [argument for argument in (*call.args, *call.kwargs.values()) if isinstance(argument, int | float)]
+    arithmetic = call.op.removesuffix("_") in _ARITHMETIC
+    return (call.op, repr(scalars) if arithmetic else "", _tensors_read(graph, call))
+
+
+def _tensors_read(graph: Graph, call: Call) -> tuple[str, ...]:
+    return tuple(graph.tensors[value] for value in call.reads if value in graph.tensors)
+
+
+def _arriving_channels(graph: Graph, call: Call, origin: Origin) -> tuple[object, ...]:
+    """Which channels of each layer reach the activation, where a part was taken: two halves are two sites.
+
+    Where that cannot be told, the call's own place stands for it, so that nothing is merged.
+    """
+    if not any(interior.op in _PARTS for interior in origin.interior):
+        return ()
+    arriving: list[object] = []
+    for layer in origin.layers:
+        if layer.is_norm:
+            continue
+        labels = channel_labels(graph, layer.call.writes[0], layer.axis, origin, call.reads[0])
+        if labels is None:
+            return call.position.path if call.position else ()
+        arriving.append(tuple(label for label in labels.unique().tolist() if label > 0))
+    return tuple(arriving)
 
 
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "pow"}
+_PARTS = set(
+    """
+    select slice narrow split split_with_sizes chunk unsafe_chunk unsafe_split tensor_split unbind index index_select
+    gather take masked_select
+    """.split()
+)
+"""Operations that take some of the elements."""
 
 
 def origin_of(graph: Graph, call: Call) -> Origin:

@@ -168,6 +168,9 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         op = func.overloadpacket.__name__
+        if op in _FUSED:
+            with self:
+                return func.decompose(*args, **kwargs)
         activation = self._floating(activation_of(op, args, kwargs), args)
         reads: list[int] = []
         recorded_args = _replace_tensors(args, self._value_of, reads)
@@ -256,6 +259,7 @@ class _Recorder(TorchDispatchMode):
         frame = self._frames[-1]
         path = self._path_from(frame.path, module)
         frame.calls[path] += 1
+        self.graph.ran.add(path)
         self._frames.append(_Frame(module, path, (*frame.call_path, f"{path}#{frame.calls[path]}")))
 
     def _pop(self, module: nn.Module, _args: Any, _output: Any) -> None:
@@ -272,7 +276,7 @@ class _Recorder(TorchDispatchMode):
 
     def _position(self, function: str) -> Position:
         frame = self._frames[-1]
-        if isinstance(frame.module, ACTIVATION_MODULES):
+        if isinstance(frame.module, ACTIVATION_MODULES) and len(self._frames) > 2:  # the model itself has no caller
             caller = self._frames[-2]
             caller.rank += 1
             ordinal = caller.calls[frame.path]
@@ -283,6 +287,9 @@ class _Recorder(TorchDispatchMode):
         path = (*frame.call_path, f"{name}#{frame.calls[name]}")
         return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, _user_line())
 
+
+_FUSED = {"rnn_relu", "rnn_relu_cell"}
+"""Composite operations that hide their ReLUs: their parts are recorded instead."""
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardtanh, nn.LeakyReLU, nn.PReLU)
 
@@ -327,11 +334,11 @@ _OURS = str(Path(__file__).parents[1]) + "/"
 
 def _user_line() -> str:
     """File name and line of the nearest frame that is the user's; torch's container where that makes the call."""
-    frame: FrameType | None = sys._getframe(3)  # past this function, _position and __torch_dispatch__
+    frame: FrameType | None = sys._getframe(1)
     container = "unknown"
-    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
+    while frame is not None and frame.f_code is not trace.__code__:
         path = Path(frame.f_code.co_filename)
-        if not frame.f_code.co_filename.startswith((_TORCH, "<")):
+        if not frame.f_code.co_filename.startswith((_TORCH, _OURS, "<")):
             return f"{path.name}:{frame.f_lineno}"
         if container == "unknown" and path.name == "container.py":
             container = f"{path.name}:{frame.f_lineno}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,20 +11,18 @@ import torch
 from torch import nn
 
 from prelu_doctor import records
-from prelu_doctor.data.batches import Batch, Dataset
-from prelu_doctor.devices import device_of
-from prelu_doctor.errors import BrokenPromiseError
+from prelu_doctor.data.batches import Dataset
 from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
-from prelu_doctor.sites.trace import none_arguments
 from prelu_doctor.treatment.fine_tuning import Training, fine_tune
 from prelu_doctor.treatment.preservation import compare_outputs, is_preserved
+from prelu_doctor.treatment.proven_surgery import all_batches, moved, operate_and_prove
 from prelu_doctor.treatment.recipe import SiteRecipe
 from prelu_doctor.treatment.reinitialisation import reinitialise
 from prelu_doctor.treatment.revival import revive
 from prelu_doctor.treatment.revival_plan import Edit, UnitPlan, plan_reinitialisation, plan_revival
 from prelu_doctor.treatment.slopes import AlphaShape
-from prelu_doctor.treatment.surgery import Surgery, operate, plan_surgery
+from prelu_doctor.treatment.surgery import Surgery
 from prelu_doctor.treatment.training_set import TrainingSet
 
 REVIVED_SLOPE = 0.25
@@ -110,18 +107,17 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
         The converted copy with everything that was done and declined.
 
     Raises:
-        BrokenPromiseError: The output moved although the options promise that it does not.
+        BrokenPromiseError: The output moved although it must not: by surgery never, by revival not by default.
         ForwardError: The model's forward raised.
         DataError: There is no data, or the labels do not fit.
     """
     before = scan_model(model, dataset.scanned(), thresholds=options.thresholds, progress=_counting(phase, "scanning"))
-    surgery, nones = _operate(model, dataset, before, options)
-    if options.alpha == 0.0:
-        _ensure_kept(model, surgery.model, dataset, "putting PReLUs with slopes of 0")
+    surgery, nones = operate_and_prove(model, dataset, before, options.alpha_shape)
+    _set_slopes(surgery, options.alpha)
     changes = _reinitialise(model, surgery, dataset, before, options, phase)
-    preservation = compare_outputs(model, surgery.model, _all_batches(dataset), promised=options.keeps_function)
+    preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=options.keeps_function)
     if options.keeps_function and not is_preserved(preservation):
-        raise _broken("reviving dead units", preservation)
+        raise moved("reviving dead units", preservation)
     tuned = _fine_tune(surgery.model, model, dataset, options, phase)
     after = scan_model(
         surgery.model,
@@ -132,43 +128,10 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
     return Treated(surgery.model, surgery.done, nones, before, after, changes, preservation, tuned)
 
 
-def _operate(
-    model: nn.Module, dataset: Dataset, before: Scan, options: Treatment
-) -> tuple[Surgery, dict[str, list[str]]]:
-    sites, graph = before.probe.sites.found, before.probe.graph
-    refuse = {
-        site.id: "its pre-activations reach -inf, which a slope of 0 would turn into NaN"
-        for site in before.sites
-        if site.saw_negative_infinity
-    }
-    plans, _ = plan_surgery(model, graph, sites, options.alpha_shape, refuse)
-    owners = {place.owner for plan in plans for place in plan.places if place.how == "rewrite"}
-    example = dataset.first().take(slice(0, 2)).to(device_of(model))
-    nones = none_arguments(model, example, sorted(owners)) if owners else {}
-    surgery = operate(
-        model,
-        graph,
-        sites,
-        alpha_shape=options.alpha_shape,
-        slope=options.alpha,
-        none_arguments=nones,
-        refuse=refuse,
-    )
-    return surgery, nones
-
-
-def _ensure_kept(original: nn.Module, treated: nn.Module, dataset: Dataset, what: str) -> None:
-    kept = compare_outputs(original, treated, _all_batches(dataset), promised=True)
-    if not kept.equal:
-        raise _broken(what, kept)
-
-
-def _broken(what: str, kept: records.Preservation) -> BrokenPromiseError:
-    return BrokenPromiseError(
-        f"{what} moved the output by {kept.max_change:.3g} on {kept.samples} samples (largest output {kept.scale:.3g})",
-        "an output that does not move",
-        "please report this model; nothing was written",
-    )
+@torch.no_grad()
+def _set_slopes(surgery: Surgery, slope: float) -> None:
+    for recipe in surgery.done:
+        surgery.prelu(recipe.site).weight.fill_(slope)
 
 
 def _reinitialise(
@@ -303,6 +266,8 @@ def _fine_tune(
 ) -> records.FineTune | str:
     if dataset.synthetic:
         return "the data is synthetic"
+    if not options.training.wanted:
+        return "no training was asked for"
     return fine_tune(
         model,
         original,
@@ -310,11 +275,6 @@ def _fine_tune(
         options.training,
         progress=lambda step, steps, loss: phase("fine-tuning", step, steps, loss),
     )
-
-
-def _all_batches(dataset: Dataset) -> Iterator[Batch]:
-    parts = [dataset.scanned()] + ([dataset.held_out()] if dataset.held_out else [])
-    return itertools.chain(*parts)
 
 
 def _counting(phase: Phase, name: str) -> Callable[[int], None]:

@@ -58,7 +58,9 @@ def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor]) -> nn.
             surgery, recipe.sites, alpha_shape=recipe.alpha_shape, slope=0.0, none_arguments=recipe.none_arguments
         )
     except Exception as error:  # a recipe is a file: it may name anything
-        raise _misfit(f"{type(error).__name__}: {error}" if str(error) else "no activation where it puts a PReLU") from error
+        raise _misfit(
+            f"{type(error).__name__}: {error}" if str(error) else "no activation where it puts a PReLU"
+        ) from error
     if surgery.declined:
         site, reason = next(iter(surgery.declined.items()))
         raise _misfit(f"{site}: {reason}")

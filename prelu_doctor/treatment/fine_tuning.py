@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from prelu_doctor import records
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.devices import device_of
+from prelu_doctor.errors import ForwardError
 from prelu_doctor.treatment.objective import Objective
 from prelu_doctor.treatment.training_set import TrainingSet
 from prelu_doctor.undisturbed import undisturbed
@@ -48,6 +50,11 @@ class Training:
     freeze_alpha_after: int | None = None
     seed: int = 0
 
+    @property
+    def wanted(self) -> bool:
+        """False where there are no steps to take."""
+        return (self.epochs if self.steps is None else self.steps) > 0
+
     def steps_on(self, training_set: TrainingSet) -> int:
         """Number of optimiser steps on a training set."""
         if self.steps is not None:
@@ -73,15 +80,24 @@ def fine_tune(
 
     Returns:
         What was reached; or, where there was nothing to train, the reason.
+
+    Raises:
+        DataError: The labels do not fit the model.
+        ForwardError: The model cannot be run, or not be trained.
     """
+    if not options.wanted:
+        return "no training was asked for"
+    if not training_set.held_out:
+        return "there are no samples to hold out"
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return "all parameters are frozen"
     steps = options.steps_on(training_set)
-    if steps == 0:
-        return "no training was asked for (--steps 0)"
-    device = device_of(model)
     with undisturbed(original):
         torch.manual_seed(options.seed)
-        objective = Objective(original, training_set.held_out[0].to(device))
+        objective = Objective(original, training_set.all)
         start = evaluate(model, objective, training_set.held_out)
+        if not math.isfinite(start.loss):
+            return f"the held-out loss is {start.loss} before the first step"
         if objective.kind == "distillation" and start.loss == 0.0:
             return "without labels the original model is the teacher, and the converted one equals it already"
         best = _train(model, objective, training_set, options, steps, start, progress)
@@ -151,6 +167,7 @@ def _train(
             module.training = flag
         for slope in slopes:
             slope.requires_grad_(True)
+        optimizer.zero_grad()
         model.load_state_dict(best.state)
     return best
 
@@ -158,9 +175,18 @@ def _train(
 def _step(model: nn.Module, objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
     optimizer.zero_grad()
     loss, _ = objective.loss(model, batch)
-    loss.backward()
+    _backward(loss)
     optimizer.step()
     return float(loss.detach())
+
+
+def _backward(loss: Tensor) -> None:
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        raise ForwardError(
+            f"no gradient goes back through the model: {error}", "a model that can be trained", "use --steps 0"
+        ) from error
 
 
 def _endless(training_set: TrainingSet, steps: int) -> Iterator[Batch]:
@@ -169,7 +195,7 @@ def _endless(training_set: TrainingSet, steps: int) -> Iterator[Batch]:
         for batch in training_set.epoch():
             yield batch
             done += 1
-            if done == steps:
+            if done >= steps:
                 return
 
 
@@ -178,13 +204,13 @@ def _better(best: _Best, step: int, evaluation: records.Evaluation, model: nn.Mo
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return copy.deepcopy(model.state_dict())
 
 
 def slope_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The slopes of all PReLUs of a model, each once."""
+    """The slopes of all PReLUs of a model that are not frozen, each once."""
     slopes = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.PReLU)}
-    return list(slopes.values())
+    return [slope for slope in slopes.values() if slope.requires_grad]
 
 
 def _optimizer(model: nn.Module, slopes: list[nn.Parameter], options: Training) -> torch.optim.Optimizer:

@@ -73,7 +73,7 @@ def _left_alone(owner: nn.Module) -> Iterator[None]:
 
     `torch.fx` too leaves tensors on the module that the forward makes out of nothing; a graph would freeze them.
     """
-    contents = (vars(owner), owner._parameters, owner._buffers, owner._modules)
+    contents: tuple[dict[str, Any], ...] = (vars(owner), owner._parameters, owner._buffers, owner._modules)
     before = [dict(content) for content in contents]
     try:
         yield

@@ -157,11 +157,11 @@ def _put(model: nn.Module, path: str, prelu: nn.PReLU) -> None:
     """Puts a PReLU where an activation is, under each of its names."""
     parent, _, name = path.rpartition(".")
     current = getattr(model.get_submodule(parent), name)
-    if not isinstance(current, nn.Module):
-        assert _rectifies(current)
+    if _rectifies(current):
         _set(model.get_submodule(parent), name, prelu)
         return
-    assert isinstance(current, ACTIVATION_MODULES)
+    if not isinstance(current, ACTIVATION_MODULES):
+        raise CannotRewriteError(f"{path} is no activation")
     prelu.train(current.training)
     vars(prelu).update({key: value for key, value in vars(current).items() if key.endswith(_HOOKS)})
     for alias in aliases_of(model, current):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prelu_doctor.data.batches import Batch, Dataset
+from prelu_doctor.errors import DataError
 
 HELD_OUT_SHARE = 0.2
 """Share of the samples held out where the data names no held-out part."""
@@ -19,6 +20,13 @@ class TrainingSet:
     Args:
         dataset: The sample data. Where it has no held-out part, a seeded fifth of it is held out.
         seed: Seed of the split and of the order of every epoch.
+
+    Attributes:
+        held_out: The batches that no step sees.
+        batch_size: Samples a step.
+
+    Raises:
+        DataError: The batches differ in shape, so that their samples cannot be drawn anew.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -30,9 +38,14 @@ class TrainingSet:
             return
         whole = _joined(scanned)
         order = torch.randperm(whole.size, generator=self._generator)
-        kept = whole.size - max(1, int(whole.size * HELD_OUT_SHARE))
+        kept = whole.size - max(1, int(whole.size * HELD_OUT_SHARE)) if whole.size > 1 else 1
         self._whole = whole.take(order[:kept])
         self.held_out = list(_cut(whole.take(order[kept:]), self.batch_size))
+
+    @property
+    def all(self) -> list[Batch]:
+        """Every batch that a fine-tune will see; the held-out ones first."""
+        return [*self.held_out, self._whole]
 
     @property
     def batches_an_epoch(self) -> int:
@@ -43,7 +56,7 @@ class TrainingSet:
         """All training samples in a new order, but for a last batch of one: batch norm cannot train on it."""
         order = torch.randperm(self._whole.size, generator=self._generator)
         for batch in _cut(self._whole.take(order), self.batch_size):
-            if batch.size > 1 or self._whole.size == 1:
+            if batch.size > 1 or self.batches_an_epoch == self._whole.size:
                 yield batch
 
 
@@ -53,11 +66,16 @@ def _cut(whole: Batch, size: int) -> Iterator[Batch]:
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
-    return Batch(
-        args=tuple(torch.cat(parts) for parts in zip(*(batch.args for batch in batches), strict=True)),
-        kwargs={name: torch.cat([batch.kwargs[name] for batch in batches]) for name in batches[0].kwargs},
-        target=_joined_targets(batches),
-    )
+    try:
+        return Batch(
+            args=tuple(torch.cat(parts) for parts in zip(*(batch.args for batch in batches), strict=True)),
+            kwargs={name: torch.cat([batch.kwargs[name] for batch in batches]) for name in batches[0].kwargs},
+            target=_joined_targets(batches),
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise DataError(
+            "the batches hold samples of different shapes", "samples of one shape, to train on", "use --steps 0"
+        ) from error
 
 
 def _joined_targets(batches: Sequence[Batch]) -> Tensor | None:

@@ -171,10 +171,10 @@ def test_a_missing_attribute_comes_with_the_nearest(here):
 
 def test_a_missing_module_comes_with_the_nearest(here):
     here("resnet_small.py", NET)
-    here("zoo/__init__.py", "")
-    here("zoo/vgg.py", "")
+    here("menagerie/__init__.py", "")
+    here("menagerie/vgg.py", "")
     assert "no module 'resnet_smal' (nearest: resnet_small)" in failure("resnet_smal:Net")
-    assert "no module 'zoo.vg' (nearest: vgg)" in failure("zoo.vg:Net")
+    assert "no module 'menagerie.vg' (nearest: vgg)" in failure("menagerie.vg:Net")
 
 
 def test_a_missing_file_comes_with_the_nearest(here):

@@ -1,0 +1,68 @@
+"""Firing counts by plain loops over what a slow recorder saw, one sample at a time: layouts cannot be got wrong."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from zoo.odd import Odd
+from zoo.slow_oracle import Call, CallRecorder
+
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.scanning.scan import Scan, scan_model
+
+
+@dataclass
+class Truth:
+    """What one site did on the samples seen: on how many each unit fired, and at how many positions."""
+
+    samples: int = 0
+    positions: int = 0
+    fired: list[int] = field(default_factory=list)
+    positive: list[int] = field(default_factory=list)
+
+
+def truths_of(kind: type[Odd], model: Odd, inputs: tuple[Tensor, ...]) -> dict[str, Truth]:
+    """The truth about every site of a zoo model."""
+    truths = {site: Truth(fired=[0] * units, positive=[0] * units) for site, units in kind.expected_sites}
+    for sample in range(len(inputs[0])):
+        one = tuple(tensor[sample : sample + 1].clone() for tensor in inputs)
+        calls = CallRecorder(copy.deepcopy(model).eval()).record(*one)
+        for site, own in calls_by_site(kind, calls).items():
+            count(truths[site], own, kind.unit_axes.get(site, 1))
+    return truths
+
+
+def calls_by_site(kind: type[Odd], calls: list[Call]) -> dict[str, list[Call]]:
+    groups, rest = {}, list(calls)
+    for site, _ in kind.expected_sites:
+        number = kind.merged_calls.get(site, 1)
+        groups[site], rest = rest[:number], rest[number:]
+        assert groups[site][0].id == site
+    assert not rest
+    return groups
+
+
+def count(truth: Truth, calls: list[Call], axis: int) -> None:
+    """Adds one sample, whose calls hold nothing but this sample."""
+    truth.samples += 1
+    fires = [False] * len(truth.fired)
+    for call in calls:
+        for unit, values in enumerate(call.values.movedim(axis, 0)):
+            active = [x > 0 and (call.function != "relu6" or x < 6) for x in values.flatten().tolist()]
+            fires[unit] = fires[unit] or any(active)
+            truth.positive[unit] += sum(active)
+        truth.positions += call.values.numel() // len(fires)
+    for unit, fired in enumerate(fires):
+        truth.fired[unit] += fired
+
+
+def split(inputs: tuple[Tensor, ...], size: int) -> list[Batch]:
+    samples = len(inputs[0])
+    return [Batch(args=tuple(x[start : start + size] for x in inputs)) for start in range(0, samples, size)]
+
+
+def scanned(model: nn.Module, *inputs: Tensor, size: int = 0) -> Scan:
+    """The scan of a model in batches of some size; all at once where none is given."""
+    return scan_model(model, iter(split(inputs, size or len(inputs[0]))))

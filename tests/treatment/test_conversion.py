@@ -1,0 +1,180 @@
+"""The whole treatment of the fixtures, from a checkpoint to proved files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
+from torch import nn
+from treated import FIXTURES, UNTRAINED, dataset_of, gaussian, same_state
+
+import prelu_doctor
+from prelu_doctor.deployment import onnx_file
+from prelu_doctor.doctor import Conversion, convert
+from prelu_doctor.errors import BrokenPromiseError
+from prelu_doctor.patient import open_patient
+from prelu_doctor.records import FineTune
+from prelu_doctor.treatment.conversion import Treatment, treat
+from prelu_doctor.treatment.fine_tuning import Training
+
+DIGITS = FIXTURES / "digits.safetensors"
+ARCH = {"dying_cnn.pt": None, "dying_resnet.pt": f"{FIXTURES / 'nets.py'}:dying_resnet"}
+SOME_STEPS = Training(steps=30)
+
+
+def healed(name: str, **options: object) -> Conversion:
+    patient = open_patient(FIXTURES / name, arch=ARCH[name], device="cpu")
+    return convert(patient, DIGITS, Treatment(**{"training": SOME_STEPS, **options}))
+
+
+@pytest.fixture(scope="module")
+def conversions() -> dict[str, Conversion]:
+    return {name: healed(name) for name in ARCH}
+
+
+@pytest.mark.parametrize("name", ARCH)
+def test_no_dead_unit_is_left_but_those_that_were_declined(conversions: dict[str, Conversion], name: str) -> None:
+    report = conversions[name].report
+    dead = {site.id: set(site.dead_units) for site in report.before.sites}
+    assert sum(map(len, dead.values())) == report.before.totals.dead > 0
+    for change, site in zip(report.changes, report.after.sites, strict=True):
+        declined = {unit for units in change.declined_units for unit in units.units}
+        assert dead[change.site] == set(change.revived) | declined
+        assert not declined & set(change.revived)
+        assert all(units.reason for units in change.declined_units)
+        assert set(site.dead_units) <= declined
+        assert site.function == "prelu"
+        assert change.module
+        assert change.declined == ""
+
+
+def test_the_dead_units_are_those_that_were_planted(conversions: dict[str, Conversion]) -> None:
+    dead = {site.id: set(site.dead_units) for site in conversions["dying_resnet.pt"].report.before.sites}
+    planted = json.loads((FIXTURES / "dying_resnet.json").read_text())
+    assert all(entry["unit"] in dead[entry["site"]] for entry in planted)
+
+
+@pytest.mark.parametrize("name", ARCH)
+def test_the_output_did_not_move_and_the_loss_got_no_worse(conversions: dict[str, Conversion], name: str) -> None:
+    report = conversions[name].report
+    kept, tuned = report.preservation, report.fine_tune
+    assert kept.promised
+    assert kept.samples == sum(len(tensor) for key, tensor in load_file(DIGITS).items() if key.startswith("x"))
+    assert kept.equal or kept.max_change <= 1e-6 * kept.scale
+    assert isinstance(tuned, FineTune)
+    assert tuned.start.loss == pytest.approx(tuned.original.loss, rel=1e-5)
+    assert tuned.best.loss <= tuned.start.loss
+    assert tuned.start.accuracy == tuned.original.accuracy
+
+
+@pytest.mark.parametrize("name", ARCH)
+def test_the_files_are_proved_equal_and_come_back(
+    conversions: dict[str, Conversion], name: str, tmp_path: Path
+) -> None:
+    conversion = conversions[name]
+    report = conversion.save(tmp_path / "healed.safetensors", onnx=tmp_path / "healed.onnx")
+    assert report.parity.verdict == "healthy"
+    assert [Path(file).name for file in report.files] == ["healed.safetensors", "healed.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["healed.onnx", "healed.safetensors"]
+    original = open_patient(FIXTURES / name, arch=ARCH[name], device="cpu").module
+    loaded = prelu_doctor.load(original, tmp_path / "healed.safetensors").eval()
+    x = load_file(DIGITS)["x_val"]
+    assert same_state(loaded, conversion.model)
+    assert torch.equal(loaded(x), conversion.model.eval()(x))
+
+
+def test_the_same_seed_gives_the_same_model_and_report(conversions: dict[str, Conversion]) -> None:
+    again = healed("dying_cnn.pt")
+    assert same_state(again.model, conversions["dying_cnn.pt"].model)
+    assert again.report == conversions["dying_cnn.pt"].report
+    assert again.recipe == conversions["dying_cnn.pt"].recipe
+
+
+def test_the_checkpoint_is_never_changed(conversions: dict[str, Conversion], tmp_path: Path) -> None:
+    patient = open_patient(FIXTURES / "dying_cnn.pt", device="cpu")
+    before = {name: tensor.clone() for name, tensor in patient.module.state_dict().items()}
+    bytes_before = (FIXTURES / "dying_cnn.pt").read_bytes()
+    convert(patient, DIGITS, Treatment(training=SOME_STEPS)).save(tmp_path / "healed.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in patient.module.state_dict().items())
+    assert (FIXTURES / "dying_cnn.pt").read_bytes() == bytes_before
+
+
+def test_an_export_that_is_another_function_leaves_no_file_behind(
+    conversions: dict[str, Conversion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = onnx_file.export_onnx
+
+    def with_one_slope_changed(model: nn.Module, example: object, path: Path, **options: object) -> None:
+        export(model, example, path, **options)
+        stored = onnx.load(path)
+        names = {node.input[1] for node in stored.graph.node if node.op_type == "PRelu"}
+        slope = next(tensor for tensor in stored.graph.initializer if tensor.name in names)
+        values = numpy_helper.to_array(slope).copy()
+        values[(0,) * values.ndim] += np.float32(0.5)
+        slope.CopyFrom(numpy_helper.from_array(values, slope.name))
+        onnx.save(stored, path)
+
+    monkeypatch.setattr(onnx_file, "export_onnx", with_one_slope_changed)
+    old = tmp_path / "healed.safetensors"
+    old.write_bytes(b"an older file")
+    with pytest.raises(BrokenPromiseError, match="differs from the model"):
+        conversions["dying_cnn.pt"].save(old, onnx=tmp_path / "healed.onnx", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["healed.safetensors"]
+    assert old.read_bytes() == b"an older file"
+
+
+def test_an_export_that_raises_leaves_no_file_behind(
+    conversions: dict[str, Conversion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPromiseError("cannot be exported")
+
+    monkeypatch.setattr(onnx_file, "export_onnx", broken)
+    with pytest.raises(BrokenPromiseError):
+        conversions["dying_cnn.pt"].save(tmp_path / "healed.pt", onnx=tmp_path / "healed.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_data_nothing_is_revived_and_nothing_trained() -> None:
+    patient = open_patient(FIXTURES / "dying_cnn.pt", device="cpu")
+    report = convert(patient, None).report
+    assert report.before.data.synthetic
+    assert report.fine_tune is None
+    assert report.not_trained == "the data is synthetic"
+    assert report.preservation.equal
+    assert not any(change.revived for change in report.changes)
+    assert any(change.declined_units for change in report.changes)
+    assert all("synthetic" in units.reason for change in report.changes for units in change.declined_units)
+
+
+def test_the_phases_are_told_in_their_order() -> None:
+    told: list[str] = []
+    patient = open_patient(FIXTURES / "dying_cnn.pt", device="cpu")
+    convert(patient, DIGITS, Treatment(training=SOME_STEPS), phase=lambda name, *_: told.append(name))
+    assert list(dict.fromkeys(told)) == ["scanning", "reviving dead units", "fine-tuning", "scanning the result"]
+    assert told.count("fine-tuning") == 30
+
+
+def test_an_output_that_moves_although_it_must_not_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prelu_doctor.treatment import revival_plan
+
+    monkeypatch.setattr(revival_plan, "_cut", lambda columns, graph: iter(()))
+    with pytest.raises(BrokenPromiseError, match="reviving dead units moved the output"):
+        healed("dying_cnn.pt", training=UNTRAINED)
+
+
+def test_a_site_whose_prelu_moves_the_output_keeps_its_relu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prelu_doctor.treatment import surgery
+
+    build = surgery.build_prelu
+    monkeypatch.setattr(surgery, "build_prelu", lambda shape, slope, like: build(shape, 0.25, like))
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    treated = treat(model, dataset_of(gaussian(8, 4)), Treatment(training=UNTRAINED))
+    assert treated.changes[0].declined == "a PReLU in its place moves the output"
+    assert treated.preservation.equal

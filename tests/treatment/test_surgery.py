@@ -1,0 +1,495 @@
+"""Surgery: a PReLU at every site, the same function, everything else as it was, and reasons for what was declined."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from treated import dataset_of, equal, gaussian, operated, output_of, untrained
+from zoo import ALL, DropoutFunctional, PlantedModel, SharedReluTwoWidths
+from zoo.odd import Odd
+
+from prelu_doctor.scanning.scan import scan_model
+from prelu_doctor.sites.trace import trace
+from prelu_doctor.treatment.fine_tuning import slope_parameters
+
+EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+
+DECLINED = {
+    "TimeLoop": {":relu#1"},
+    "TrainingBranch": {":relu#1"},
+    "LeakyNet": {"act", ":leaky_relu#1"},
+    "PReluNet": {"act"},
+}
+"""Sites of the zoo that keep their activation; the loop and the branch because a trace cannot hold them."""
+
+
+def zoo_model(kind: type[Odd]) -> Odd:
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+@EVERY
+def test_slopes_of_0_keep_every_output_in_eval_and_in_train_mode(kind: type[Odd]) -> None:
+    model = zoo_model(kind)
+    surgery, _ = operated(model, *kind.inputs(4))
+    large = tuple(50 * tensor for tensor in kind.inputs(5, seed=2))  # past the ceiling of a ReLU6
+    for inputs in (kind.inputs(4), kind.inputs(5, seed=1), large):
+        assert equal(output_of(model, *inputs), output_of(surgery.model, *inputs))
+    model.train()
+    surgery.model.train()
+    assert equal(output_of(model, *kind.inputs(5)), output_of(surgery.model, *kind.inputs(5)))
+
+
+@EVERY
+def test_every_site_is_a_prelu_or_declined_with_a_reason(kind: type[Odd]) -> None:
+    surgery, before = operated(zoo_model(kind), *kind.inputs(4))
+    assert set(surgery.declined) == DECLINED.get(kind.__name__, set())
+    assert all(surgery.declined.values())
+    assert {recipe.site for recipe in surgery.done} == {site.id for site in before.sites} - set(surgery.declined)
+    after = scan_model(surgery.model, dataset_of(*kind.inputs(4)).scanned())
+    functions = {site.id: site.function for site in before.sites}
+    kept = [functions[site] for site in surgery.declined]
+    assert sorted(site.function for site in after.sites) == sorted(["prelu"] * len(surgery.done) + kept)
+    assert [site.units for site in after.sites] == [site.units for site in before.sites]
+
+
+@EVERY
+def test_every_prelu_has_a_slope_for_each_unit_unless_the_axis_was_assumed(kind: type[Odd]) -> None:
+    surgery, before = operated(zoo_model(kind), *kind.inputs(4))
+    for site in before.sites:
+        if site.id not in surgery.declined:
+            assert len(surgery.prelu(site.id).weight) == (1 if site.axis_assumed else site.units)
+
+
+@EVERY
+def test_the_state_dict_keeps_its_names_and_gains_slopes(kind: type[Odd]) -> None:
+    model = zoo_model(kind)
+    surgery, _ = operated(model, *kind.inputs(4))
+    before, after = model.state_dict(), surgery.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    slopes = {f"{place.module}.weight" for recipe in surgery.done for place in recipe.places}
+    assert slopes <= after.keys()
+    owners = {name: surgery.model.get_submodule(name.rpartition(".")[0]) for name in after.keys() - before.keys()}
+    assert all(isinstance(owner, nn.PReLU) for owner in owners.values())
+
+
+@EVERY
+def test_the_original_stays_as_it_was(kind: type[Odd]) -> None:
+    model = zoo_model(kind)
+    state = copy.deepcopy(model.state_dict())
+    modules = [(name, module, type(module)) for name, module in model.named_modules()]
+    attributes = [set(vars(module)) for module in model.modules()]
+    operated(model, *kind.inputs(4))
+    assert [(name, module, type(module)) for name, module in model.named_modules()] == modules
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+
+
+@EVERY
+def test_the_result_can_be_copied_and_keeps_its_classes_and_flags(kind: type[Odd]) -> None:
+    model = zoo_model(kind)
+    surgery, _ = operated(model, *kind.inputs(4))
+    assert isinstance(surgery.model, kind)
+    assert type(surgery.model).__name__ == kind.__name__
+    assert type(surgery.model).__module__ == kind.__module__
+    assert not any(module.training for module in surgery.model.modules())
+    twin = copy.deepcopy(surgery.model)
+    assert equal(output_of(twin, *kind.inputs(4)), output_of(model, *kind.inputs(4)))
+    for slope in slope_parameters(twin):
+        torch.nn.init.constant_(slope, 0.5)
+    assert all((slope == 0).all() or kind.__name__ == "PReluNet" for slope in slope_parameters(surgery.model))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+        self.head = nn.Linear(6, 2)
+
+
+X = gaussian(8, 4)
+
+
+class OwnRelu(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.fc(x)))
+
+
+class Functional(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.fc(x)))
+
+
+def test_the_slopes_reach_the_output() -> None:
+    for kind in (OwnRelu, Functional):
+        surgery, before = operated(kind(), X)
+        torch.nn.init.constant_(surgery.prelu(before.sites[0].id).weight, 0.5)
+        linear = surgery.model
+        expected = linear.head(F.leaky_relu(linear.fc(X), 0.5))
+        assert torch.allclose(surgery.model(X), expected)
+
+
+def test_hooks_on_the_owner_and_on_a_swapped_module_go_on_firing() -> None:
+    fired: list[str] = []
+    for kind in (OwnRelu, Functional):
+        model = kind()
+        model.register_forward_hook(lambda *_: fired.append("owner"))
+        model.fc.register_forward_pre_hook(lambda *_: fired.append("child"))
+        if kind is OwnRelu:
+            model.act.register_forward_hook(lambda *_, **__: fired.append("act"), with_kwargs=True)
+        surgery, _ = operated(model, X)
+        fired.clear()
+        surgery.model(X)
+        assert fired == ["child", *(["act"] if kind is OwnRelu else []), "owner"]
+
+
+def test_a_prelu_takes_the_training_flag_of_what_stood_there() -> None:
+    for kind in (OwnRelu, Functional):
+        model = kind()
+        model.train()
+        surgery, _ = operated(model, X)
+        assert all(module.training for module in surgery.model.modules())
+
+
+def test_functional_dropout_follows_the_flag_after_rewriting() -> None:
+    model = zoo_model(DropoutFunctional)
+    surgery, _ = operated(model, *DropoutFunctional.inputs(4))
+    x = DropoutFunctional.inputs(64)
+    surgery.model.train()
+    assert not equal(output_of(surgery.model, *x, seed=1), output_of(surgery.model, *x, seed=2))
+    surgery.model.eval()
+    assert equal(output_of(surgery.model, *x, seed=1), output_of(surgery.model, *x, seed=2))
+
+
+class MaskedByDefaultNone(Net):
+    def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 2.0) -> Tensor:
+        hidden = F.relu(self.fc(x))
+        if mask is not None:
+            hidden = hidden * mask
+        return self.head(hidden) * scale
+
+
+def test_an_argument_that_is_none_by_default_keeps_its_name_and_refuses_other_values() -> None:
+    model = MaskedByDefaultNone()
+    surgery, _ = operated(model, X)
+    assert torch.equal(surgery.model(X, mask=None), model(X))
+    assert torch.equal(surgery.model(X, None, 3.0), model(X, None, 3.0))
+    assert torch.equal(surgery.model(X, scale=3.0), model(X, scale=3.0))
+    with pytest.raises(AssertionError, match="mask"):
+        surgery.model(X, mask=torch.ones(8, 6))
+
+
+class IgnoredReturn(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        F.relu(x, inplace=True)
+        return self.head(x)
+
+
+class IgnoredReturnOfAModule(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        self.act(x)
+        return self.head(x)
+
+
+class OverwrittenResidual(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+        self.mid = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        return self.head(self.mid(self.act(x)) + x)
+
+
+class ThroughAView(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        F.relu_(x.view(-1, 3))
+        return self.head(x)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+@pytest.mark.parametrize("kind", [IgnoredReturnOfAModule, OverwrittenResidual, ThroughAView])
+def test_an_overwritten_input_that_is_read_again_declines_the_site_and_no_other(
+    kind: type[nn.Module], alpha: float
+) -> None:
+    model = nn.Sequential(kind(), nn.Linear(2, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))
+    treated = untrained(model, X, alpha=alpha)
+    declined = {change.site: change.declined for change in treated.changes if change.declined}
+    assert len(declined) == 1
+    assert "read again" in next(iter(declined.values()))
+    assert [recipe.site for recipe in treated.recipes] == ["2"]
+
+
+def test_an_ignored_return_of_an_in_place_function_is_rewritten_rightly() -> None:
+    model = IgnoredReturn()
+    surgery, _ = operated(model, X)
+    assert not surgery.declined
+    torch.nn.init.constant_(surgery.prelu(":relu#1").weight, 0.5)
+    assert torch.allclose(surgery.model(X), model.head(F.leaky_relu(model.fc(X), 0.5)))
+
+
+class MakesTensors(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros(6)
+        total += F.relu(self.fc(x)).mean(0)
+        return self.head(total + F.relu(self.fc(x)))
+
+
+class CountsItsRuns(Net):
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.head(F.relu(self.fc(x)))
+
+
+class MakesItsReluAnew(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.ReLU()(self.fc(x)))
+
+
+class BranchesOnValues(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.fc(x))
+        return self.head(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (MakesTensors, "freeze"),
+        (CountsItsRuns, "sets runs"),
+        (MakesItsReluAnew, "not installed"),
+        (BranchesOnValues, "control flow"),
+    ],
+)
+def test_a_forward_that_a_trace_would_falsify_is_declined_and_left_alone(kind: type[nn.Module], reason: str) -> None:
+    model = kind()
+    surgery, _ = operated(model, X)
+    assert not surgery.done
+    assert all(reason in text for text in surgery.declined.values())
+    assert type(surgery.model) is kind
+    assert set(vars(surgery.model)) == set(vars(model))
+    assert surgery.model.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_forward_that_was_replaced_on_the_instance_is_declined() -> None:
+    model = Functional()
+    model.forward = lambda x: model.head(F.relu(model.fc(x))) * 2  # type: ignore[method-assign]
+    surgery, _ = operated(model, X)
+    assert "instance" in surgery.declined[":relu#1"]
+
+
+class ComputesFromABuffer(Net):
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", gaussian(6))
+        self.gain = nn.Parameter(gaussian(6, seed=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.fc(x)) * self.table.exp() * self.gain.exp())
+
+
+def test_what_is_computed_from_parameters_and_buffers_is_computed_anew_at_every_run() -> None:
+    model = ComputesFromABuffer()
+    surgery, _ = operated(model, X)
+    assert not surgery.declined
+    with torch.no_grad():
+        for other in (model, surgery.model):
+            other.table.fill_(0.5)
+            other.gain.fill_(-0.5)
+    assert torch.equal(surgery.model(X), model(X))
+
+
+class NameTaken(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.prelu_1 = nn.PReLU(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.prelu_1(self.fc(F.relu(x))))
+
+
+def test_a_module_of_the_users_own_is_never_overwritten() -> None:
+    model = NameTaken()
+    surgery, _ = operated(model, X)
+    assert torch.equal(surgery.model.prelu_1.weight, model.prelu_1.weight)
+    assert surgery.done[0].places[0].module == "prelu_1_"
+    assert "already passes a gradient" in surgery.declined["prelu_1"]
+
+
+class AttributeNobodyCalls(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = F.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.fc(x)))
+
+
+def test_a_prelu_that_would_never_run_is_declined() -> None:
+    surgery, _ = operated(AttributeNobodyCalls(), X)
+    assert not surgery.done
+    assert "never called" in surgery.declined[":relu#1"]
+
+
+@pytest.mark.parametrize("activation", [F.relu, nn.ReLU()], ids=["function", "module"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_transformer_layer_computes_the_slopes_on_its_fast_path_too(activation: object, norm_first: bool) -> None:
+    layer = nn.TransformerEncoderLayer(
+        8,
+        2,
+        16,
+        activation=activation,
+        batch_first=True,
+        norm_first=norm_first,  # type: ignore[arg-type]
+    )
+    model, x = nn.Sequential(layer).eval(), gaussian(4, 5, 8)
+    surgery, before = operated(model, x)
+    assert not surgery.declined
+    assert surgery.done[0].places[0].module == "0.activation"
+    torch.nn.init.constant_(surgery.prelu(before.sites[0].id).weight, 0.5)
+    with torch.no_grad():
+        fast = surgery.model(x)
+        torch.backends.mha.set_fastpath_enabled(False)
+        slow = surgery.model(x)
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert torch.allclose(fast, slow, atol=1e-5)
+    assert not torch.allclose(fast, model(x), atol=1e-3)
+
+
+class TwoOwners(nn.Module):
+    """Two modules hold one linear layer; one of them cannot be traced: the site is converted in both or in none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shared = nn.Linear(4, 4)
+        self.plain = Rectified(shared)
+        self.branching = BranchingRectified(shared)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branching(self.plain(x)) + self.branching(x)
+
+
+class Rectified(nn.Module):
+    def __init__(self, fc: nn.Linear) -> None:
+        super().__init__()
+        self.fc = fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.fc(x))
+
+
+class BranchingRectified(Rectified):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.fc(x)) if x.sum() < 1e9 else x
+
+
+def test_a_site_of_two_owners_is_converted_as_a_whole_or_not_at_all() -> None:
+    model = TwoOwners()
+    surgery, _ = operated(model, X)
+    assert not surgery.done
+    assert surgery.model.state_dict().keys() == model.state_dict().keys()
+    model.branching = Rectified(model.plain.fc)
+    surgery, before = operated(model, X)
+    assert not surgery.declined
+    assert len(before.sites) == len(surgery.done)
+    assert surgery.model.plain.prelu_1.weight is surgery.model.branching.prelu_1.weight
+
+
+def test_a_preactivation_of_minus_infinity_declines_its_site() -> None:
+    model = OwnRelu()
+    with torch.no_grad():
+        model.fc.bias[2] = float("-inf")
+    treated = untrained(model, X)
+    assert "-inf" in treated.changes[0].declined
+    assert treated.preservation.equal
+
+
+def test_random_numbers_drawn_in_eval_mode_are_no_movement_of_the_output() -> None:
+    class Noisy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.fc(x))
+            return self.head(x + torch.randn_like(x))
+
+    assert not operated(Noisy(), X)[0].declined
+
+
+def test_old_weight_norm_can_be_operated_on() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
+    model(X)  # leaves a computed weight on the module, which copy.deepcopy refuses
+    surgery, _ = operated(model, X)
+    assert torch.equal(surgery.model(X), model(X))
+
+
+def test_a_model_that_is_one_relu_is_converted_or_declined() -> None:
+    surgery, _ = operated(nn.ReLU(), X)
+    assert len(surgery.done) + len(surgery.declined) == 1
+    assert torch.equal(surgery.model(X), F.relu(X))
+
+
+def test_half_precision_models_get_slopes_of_their_own_dtype() -> None:
+    surgery, before = operated(OwnRelu().bfloat16(), X.bfloat16())
+    assert surgery.prelu(before.sites[0].id).weight.dtype == torch.bfloat16
+
+
+class TestShapesOfSlopes:
+    def test_one_a_channel_is_the_default(self) -> None:
+        surgery, _ = operated(zoo_model(PlantedModel), *PlantedModel.inputs(4))
+        assert [recipe.shape.count for recipe in surgery.done] == [8, 8, 16]
+
+    def test_one_a_site(self) -> None:
+        surgery, _ = operated(zoo_model(PlantedModel), *PlantedModel.inputs(4), alpha_shape="site")
+        assert [recipe.shape.count for recipe in surgery.done] == [1, 1, 1]
+        assert len(slope_parameters(surgery.model)) == 3
+
+    def test_tied_slopes_are_one_parameter_that_the_optimizer_sees_once(self) -> None:
+        surgery, _ = operated(zoo_model(PlantedModel), *PlantedModel.inputs(4), alpha_shape="tied")
+        slopes = {id(surgery.prelu(recipe.site).weight) for recipe in surgery.done}
+        assert len(slopes) == 1
+        assert len(slope_parameters(surgery.model)) == 1
+        assert sum(id(parameter) in slopes for parameter in surgery.model.parameters()) == 1
+
+    def test_one_module_called_at_two_widths_becomes_two_prelus(self) -> None:
+        surgery, _ = operated(zoo_model(SharedReluTwoWidths), *SharedReluTwoWidths.inputs(4))
+        assert {name for name in surgery.model.state_dict() if "prelu" in name} == {
+            "prelu_1.weight",
+            "prelu_2.weight",
+        }
+
+    def test_slopes_off_0_move_the_output_and_promise_nothing(self) -> None:
+        treated = untrained(zoo_model(PlantedModel), gaussian(8, 3, 8, 8), alpha=0.25)
+        assert not treated.preservation.promised
+        assert treated.preservation.max_change > 0.1
+        assert all((slope == 0.25).all() for slope in slope_parameters(treated.model)), (
+            "every slope starts where --alpha says"
+        )
+
+
+def test_the_traced_graph_of_the_result_calls_each_prelu_as_a_module() -> None:
+    surgery, _ = operated(zoo_model(PlantedModel), *PlantedModel.inputs(4))
+    first = next(dataset_of(*PlantedModel.inputs(4)).scanned())
+    modules = [call.position.module for call in trace(surgery.model, first).activations() if call.position]
+    assert modules == [recipe.places[0].module for recipe in surgery.done]
