@@ -17,7 +17,7 @@ from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
-from prelu_doctor.errors import BrokenPromiseError, UsageError
+from prelu_doctor.errors import BrokenPromiseError, DoctorError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
 from prelu_doctor.patient import Patient, open_patient
@@ -269,8 +269,11 @@ def _proved_export(
 
     def write(path: Path) -> None:
         example = dataset.first().take(slice(0, 2)).to(device_of(model))
-        onnx_file.export_onnx(model, example, path, opset=opset)
-        proof = parity.check_parity(model, path, dataset.scanned, synthetic=dataset.synthetic, model_record=record)
+        try:
+            onnx_file.export_onnx(model, example, path, opset=opset)
+            proof = parity.check_parity(model, path, dataset.scanned, synthetic=dataset.synthetic, model_record=record)
+        except DoctorError as error:
+            raise type(error)(*(part.replace(str(path), str(target)) for part in error.args)) from error
         failed = [check for check in proof.checks if not check.passed]
         if failed:
             raise _not_equal(target, failed)
@@ -311,5 +314,6 @@ def _convert_report(patient: Patient, dataset: Dataset, treated: Treated) -> rec
 
 
 def _plain_options(options: Treatment) -> dict[str, str | int | float | bool | None]:
-    flat = {**asdict(options), **asdict(options.training)}
+    flat = {**asdict(options.training), **asdict(options)}
+    flat["alpha_range"] = options.training.alpha_range and "{},{}".format(*options.training.alpha_range)
     return {name: value for name, value in flat.items() if isinstance(value, str | int | float | bool | None)}

@@ -117,6 +117,14 @@ def run(
             min=0, metavar="STEPS", rich_help_panel=_TRAINING, help="Stop training the slopes.", show_default="never"
         ),
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control/--no-control",
+            rich_help_panel=_TRAINING,
+            help="Also train the untouched model by the same steps, to tell whether the surgery helped.",
+        ),
+    ] = True,
     form: Format = ReportFormat.TEXT,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -148,6 +156,7 @@ def run(
             alpha_weight_decay=alpha_weight_decay,
             alpha_range=_bounds(alpha_range),
             freeze_alpha_after=freeze_alpha_after,
+            control=control,
             seed=seed,
         )
         patient = inputs.patient(checkpoint)

@@ -8,7 +8,7 @@ from pathlib import Path
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import ReportFormat
 from prelu_doctor.cli.inputs import Inputs
-from prelu_doctor.cli.terminal import deliver, exit_codes, live_progress, note
+from prelu_doctor.cli.terminal import deliver, exit_codes, live_progress
 from prelu_doctor.errors import UsageError
 
 NAME = "demo"
@@ -18,6 +18,7 @@ def run(quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     """Scan, convert, export and prove parity on a small digits net with many dead units."""
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import convert, scan
+        from prelu_doctor.records import replace
 
         checkpoint, data = example("dying_cnn.pt"), example("digits.safetensors")
         inputs = Inputs(data=str(data))
@@ -30,8 +31,8 @@ def run(quiet: options.Quiet = False, debug: options.Debug = False) -> None:
             conversion = convert(patient, dataset, phase=phase)
             phase("exporting and proving", 0, None, None)
             converted = conversion.save(Path(folder) / "healed.safetensors", onnx=Path(folder) / "healed.onnx")
-        deliver(converted, ReportFormat.TEXT, None, force=False, quiet=quiet)
-        note("the demo's files were written to a temporary folder, which is gone now", quiet=quiet)
+        gone = [f"{Path(file).name} (in a temporary folder, gone now)" for file in converted.files]
+        deliver(replace(converted, files=gone), ReportFormat.TEXT, None, force=False, quiet=quiet)
 
 
 def example(name: str) -> Path:

@@ -12,15 +12,15 @@ from torch import nn
 
 from prelu_doctor import records
 from prelu_doctor.data.batches import Dataset
-from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
-from prelu_doctor.treatment.fine_tuning import Training, fine_tune
+from prelu_doctor.treatment.evidence import revivable
+from prelu_doctor.treatment.fine_tuning import Progress, Training, control_arm, fine_tune
 from prelu_doctor.treatment.preservation import compare_outputs, is_preserved
 from prelu_doctor.treatment.proven_surgery import all_batches, moved, operate_and_prove
 from prelu_doctor.treatment.recipe import SiteRecipe
 from prelu_doctor.treatment.reinitialisation import reinitialise
 from prelu_doctor.treatment.revival import revive
-from prelu_doctor.treatment.revival_plan import Edit, UnitPlan, plan_reinitialisation, plan_revival
+from prelu_doctor.treatment.revival_plan import Edit, plan_reinitialisation
 from prelu_doctor.treatment.slopes import AlphaShape
 from prelu_doctor.treatment.surgery import Surgery
 from prelu_doctor.treatment.training_set import TrainingSet
@@ -118,7 +118,7 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
     preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=options.keeps_function)
     if options.keeps_function and not is_preserved(preservation):
         raise moved("reviving dead units", preservation)
-    tuned = _fine_tune(surgery.model, model, dataset, options, phase)
+    tuned = _fine_tune(surgery, model, dataset, options, phase)
     after = scan_model(
         surgery.model,
         dataset.scanned(),
@@ -191,7 +191,10 @@ def _revive(
     generator: torch.Generator,
     phase: Phase,
 ) -> None:
-    plans = _plans(surgery, dataset, before, options, changes)
+    found = revivable(before, dataset, {recipe.site for recipe in surgery.done}, options.revive_bound)
+    for site, reasons in found.declined.items():
+        changes[site].reasons.update(reasons)
+    plans = found.plans
     phase("reviving dead units", 0, len(plans) or None, None)
     modules = {recipe.site: recipe.places[0].module for recipe in surgery.done}
     revival = revive(
@@ -213,68 +216,25 @@ def _revive(
                 slopes[plan.unit] = options.revived_slope
 
 
-def _plans(
-    surgery: Surgery, dataset: Dataset, before: Scan, options: Treatment, changes: dict[str, _SiteNotes]
-) -> list[UnitPlan]:
-    """Plans for the dead units on which there is evidence; the others are noted as declined."""
-    converted = {recipe.site for recipe in surgery.done}
-    held_out = _fired_on_held_out(dataset, before)
-    plans: list[UnitPlan] = []
-    for found, site in zip(before.probe.sites.found, before.sites, strict=True):
-        if site.id not in converted or not site.dead_units:
-            continue
-        notes = changes[site.id]
-        doubt = _doubt(site, dataset, before, options)
-        if doubt:
-            notes.reasons[doubt] = list(site.dead_units)
-            continue
-        awake = [unit for unit in site.dead_units if unit in held_out.get(site.id, set())]
-        if awake:
-            notes.reasons["it fires on the held-out part"] = awake
-        ready, declined = plan_revival(before.probe.graph, found, [u for u in site.dead_units if u not in awake])
-        plans += ready
-        for unit, reason in declined.items():
-            notes.reasons[reason].append(unit)
-    return plans
-
-
-def _doubt(site: records.Site, dataset: Dataset, before: Scan, options: Treatment) -> str:
-    """Why a site's silence is no evidence, or an empty string."""
-    if dataset.synthetic:
-        return "the data is synthetic, and silence on it is no evidence"
-    if site.input_independent:
-        return ""
-    bound = site.firing_rate_bound if site.counted == "samples" else firing_rate_bound(before.samples)
-    if bound > options.revive_bound:
-        return (
-            f"silence on {site.samples} {site.counted} bounds its firing rate by {bound:.2%} only, "
-            f"and --revive-bound asks for {options.revive_bound:.2%}"
-        )
-    return ""
-
-
-def _fired_on_held_out(dataset: Dataset, before: Scan) -> dict[str, set[int]]:
-    """By site, the units that fire on the held-out part."""
-    if dataset.held_out is None or dataset.synthetic:
-        return {}
-    scan = scan_model(before.probe.model, dataset.held_out())
-    return {site.id: {unit for unit, rate in enumerate(site.firing_rate) if rate > 0} for site in scan.sites}
-
-
 def _fine_tune(
-    model: nn.Module, original: nn.Module, dataset: Dataset, options: Treatment, phase: Phase
+    surgery: Surgery, original: nn.Module, dataset: Dataset, options: Treatment, phase: Phase
 ) -> records.FineTune | str:
     if dataset.synthetic:
         return "the data is synthetic"
     if not options.training.wanted:
         return "no training was asked for"
-    return fine_tune(
-        model,
-        original,
-        TrainingSet(dataset, options.training.seed),
-        options.training,
-        progress=lambda step, steps, loss: phase("fine-tuning", step, steps, loss),
-    )
+    if not surgery.done:
+        return "no site was converted"
+    training_set = TrainingSet(dataset, options.training.seed)
+    tuned = fine_tune(surgery.model, original, training_set, options.training, _training(phase, "fine-tuning"))
+    if isinstance(tuned, str) or not options.training.control or tuned.objective == "distillation":
+        return tuned
+    control = control_arm(original, training_set, options.training, _training(phase, "control"))
+    return records.replace(tuned, control=control)
+
+
+def _training(phase: Phase, name: str) -> Progress:
+    return lambda step, steps, loss: phase(name, step, steps, loss)
 
 
 def _counting(phase: Phase, name: str) -> Callable[[int], None]:

@@ -100,7 +100,7 @@ def converted_writers(model: nn.Module, recipe: Recipe, target: Path) -> Sequenc
         if isinstance(value, Tensor)  # extra state is the class's own business
     }
     if target.suffix == ".safetensors":
-        metadata = {"format": "pt", RECIPE_KEY: encode_recipe(recipe)}
+        metadata = {RECIPE_KEY: encode_recipe(recipe)}  # one entry: safetensors writes several in any order
         return [(target, lambda path: save_file(state, path, metadata))]
     digest: dict[str, str] = {}
 

@@ -16,6 +16,7 @@ from prelu_doctor.data.batches import Batch
 from prelu_doctor.devices import device_of
 from prelu_doctor.errors import ForwardError
 from prelu_doctor.treatment.objective import Objective
+from prelu_doctor.treatment.surgery import copy_of
 from prelu_doctor.treatment.training_set import TrainingSet
 from prelu_doctor.undisturbed import undisturbed
 
@@ -37,6 +38,7 @@ class Training:
         alpha_weight_decay: Weight decay of the slopes. He et al. 2015 use none: decay pushes them to 0.
         alpha_range: Slopes are kept within these bounds after every step.
         freeze_alpha_after: Steps after which the slopes stay as they are.
+        control: Also train the untouched model by the same steps, to tell whether the surgery helped.
         seed: Seed of order and dropout.
     """
 
@@ -48,6 +50,7 @@ class Training:
     alpha_weight_decay: float = 0.0
     alpha_range: tuple[float, float] | None = None
     freeze_alpha_after: int | None = None
+    control: bool = True
     seed: int = 0
 
     @property
@@ -113,6 +116,26 @@ def fine_tune(
     )
 
 
+def control_arm(
+    original: nn.Module,
+    training_set: TrainingSet,
+    options: Training,
+    progress: Progress = lambda step, steps, loss: None,
+) -> records.Evaluation:
+    """Trains a copy of the untouched model by the same steps on the same batches in the same order.
+
+    Returns:
+        Its quality in its best state, to compare the treated model's with.
+    """
+    model = copy_of(original)
+    with undisturbed(original):
+        torch.manual_seed(options.seed)
+        objective = Objective(original, training_set.all)
+        start = evaluate(model, objective, training_set.held_out)
+        steps = options.steps_on(training_set)
+        return _train(model, objective, training_set, options, steps, start, progress).evaluation
+
+
 def evaluate(model: nn.Module, objective: Objective, batches: Sequence[Batch]) -> records.Evaluation:
     """Mean loss (and accuracy, with class labels) over batches, in eval mode."""
     device = device_of(model)
@@ -150,6 +173,7 @@ def _train(
     every = max(1, steps // 20)
     best = _Best(0, start, _copied(model))
     flags = [(module, module.training) for module in model.modules()]
+    training_set.rewind()
     model.train()
     try:
         for step, batch in enumerate(_endless(training_set, steps), start=1):

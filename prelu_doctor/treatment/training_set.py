@@ -35,12 +35,14 @@ class TrainingSet:
         self.batch_size = max(batch.size for batch in scanned)
         if dataset.held_out is not None:
             self._whole, self.held_out = _joined(scanned), list(dataset.held_out())
+            self._start = self._generator.get_state()
             return
         whole = _joined(scanned)
         order = torch.randperm(whole.size, generator=self._generator)
         kept = whole.size - max(1, int(whole.size * HELD_OUT_SHARE)) if whole.size > 1 else 1
         self._whole = whole.take(order[:kept])
         self.held_out = list(_cut(whole.take(order[kept:]), self.batch_size))
+        self._start = self._generator.get_state()
 
     @property
     def all(self) -> list[Batch]:
@@ -51,6 +53,10 @@ class TrainingSet:
     def batches_an_epoch(self) -> int:
         """Steps that see every training sample once."""
         return -(-self._whole.size // self.batch_size)
+
+    def rewind(self) -> None:
+        """The next epoch is the first one again."""
+        self._generator.set_state(self._start)
 
     def epoch(self) -> Iterator[Batch]:
         """All training samples in a new order, but for a last batch of one: batch norm cannot train on it."""

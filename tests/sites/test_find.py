@@ -171,3 +171,17 @@ def test_no_call_of_a_known_net_is_missed(name):
     assert len(sites.found) == expected[name]
     assert all(site.unit_axis == 1 and not site.axis_assumed and len(site.calls) == 1 for site in sites.found)
     assert not sites.unresolved
+
+
+def test_a_call_after_a_part_has_failed_belongs_to_the_caller():
+    """The forward catches the error of one of its parts and goes on."""
+
+    def run(model, x):
+        try:
+            model.part(x)
+        except RuntimeError:
+            x = F.relu(model.fc(x))
+        return x
+
+    model = Made(run, part=nn.Linear(9, 9), fc=nn.Linear(3, 4))
+    assert ids_in(model, noise(2, 3)) == [":relu#1"]

@@ -157,7 +157,8 @@ def test_the_phases_are_told_in_their_order() -> None:
     told: list[str] = []
     patient = open_patient(FIXTURES / "dying_cnn.pt", device="cpu")
     convert(patient, DIGITS, Treatment(training=SOME_STEPS), phase=lambda name, *_: told.append(name))
-    assert list(dict.fromkeys(told)) == ["scanning", "reviving dead units", "fine-tuning", "scanning the result"]
+    phases = ["scanning", "reviving dead units", "fine-tuning", "control", "scanning the result"]
+    assert list(dict.fromkeys(told)) == phases
     assert told.count("fine-tuning") == 30
 
 

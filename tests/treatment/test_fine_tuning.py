@@ -259,6 +259,24 @@ class TestSlopes:
         assert not treated.model[1].weight.requires_grad
 
 
+class TestControl:
+    def test_where_the_treatment_changes_nothing_the_control_ends_at_the_same_bits(self) -> None:
+        record = record_of(tuned(net(), freeze_alpha_after=0))
+        assert record.best_step > 0
+        assert record.control == record.best
+
+    def test_it_trains_a_copy(self) -> None:
+        model = net()
+        assert record_of(tuned(model)).control is not None
+        assert same_state(model, net())
+
+    def test_it_may_be_left_out(self) -> None:
+        assert record_of(tuned(net(), control=False)).control is None
+
+    def test_against_its_own_teacher_it_has_nothing_to_learn(self) -> None:
+        assert record_of(tuned(net(), target=None, alpha=0.25)).control is None
+
+
 class TestDisturbance:
     def test_flags_of_modules_and_parameters_and_leftover_gradients(self) -> None:
         model = net()
@@ -275,7 +293,9 @@ class TestDisturbance:
 
     def test_a_model_without_anything_to_train_is_left_alone(self) -> None:
         model = nn.Sequential(nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 3)).requires_grad_(False)
-        assert tuned(model).fine_tune == "all parameters are frozen"
+        assert tuned(model).fine_tune == "no site was converted"
+        training_set = TrainingSet(dataset_of(X, target=Y), seed=0)
+        assert fine_tune(model, model, training_set, Training(steps=1)) == "all parameters are frozen"
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_an_interruption_restores_flags_and_leaves_the_best_state(self, error: type[BaseException]) -> None:
