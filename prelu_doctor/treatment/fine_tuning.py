@@ -92,7 +92,7 @@ def fine_tune(
         return "no training was asked for"
     if not training_set.held_out:
         return "there are no samples to hold out"
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if not _trainable(model):
         return "all parameters are frozen"
     steps = options.steps_on(training_set)
     with undisturbed(original):
@@ -132,8 +132,14 @@ def control_arm(
         torch.manual_seed(options.seed)
         objective = Objective(original, training_set.all)
         start = evaluate(model, objective, training_set.held_out)
+        if not _trainable(model):
+            return start
         steps = options.steps_on(training_set)
         return _train(model, objective, training_set, options, steps, start, progress).evaluation
+
+
+def _trainable(model: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in model.parameters())
 
 
 def evaluate(model: nn.Module, objective: Objective, batches: Sequence[Batch]) -> records.Evaluation:
