@@ -47,7 +47,7 @@ class _Column:
 
 
 def _headings(signs: Glyphs) -> list[Heading]:
-    bound = Heading(f"{signs.at_most} bound", spare=1)
+    bound = Heading(f"{signs.at_most} bound", spare=6)
     return [Heading("site", right=False), *(column.head for column in _COLUMNS), bound]
 
 
@@ -100,13 +100,13 @@ def _bound(site: Site) -> Text:
 
 
 _COLUMNS = (
-    _Column(Heading("function", right=False, spare=3), lambda site, _: Text(site.function)),
+    _Column(Heading("function", right=False, spare=2), lambda site, _: Text(site.function)),
     _Column(Heading("units"), lambda site, _: Text(str(site.units))),
     _Column(Heading("dead"), lambda site, _: Text(str(site.dead), style=_dead_style(site))),
     _Column(Heading(""), _share),
-    _Column(Heading("", right=False, width=BAR_WIDTH, spare=6), _bar),
-    _Column(Heading("rare", spare=5), lambda site, signs: _quiet(site.rare, signs)),
-    _Column(Heading("always-on", spare=2), lambda site, signs: _quiet(site.always_on, signs)),
-    _Column(Heading("dormant", spare=4), lambda site, signs: _quiet(site.dormant, signs)),
+    _Column(Heading("", right=False, width=BAR_WIDTH, spare=5), _bar),
+    _Column(Heading("rare", spare=4), lambda site, signs: _quiet(site.rare, signs)),
+    _Column(Heading("always-on", spare=1), lambda site, signs: _quiet(site.always_on, signs)),
+    _Column(Heading("dormant", spare=3), lambda site, signs: _quiet(site.dormant, signs)),
 )
 """Behind the id and before the bound, whose heading depends on the glyphs."""
