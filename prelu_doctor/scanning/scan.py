@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,6 @@ from prelu_doctor.errors import DataError
 from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.probe import Examined, Probe
 from prelu_doctor.sites.consumers import consuming_layers
-from prelu_doctor.sites.graph import Graph
 
 LEARNABLE_SLOPE = 1e-3
 """A silent PReLU unit with a slope smaller than this counts as dead."""
@@ -87,13 +87,15 @@ def scan_model(
         progress(samples)
     if probe is None:
         raise DataError("the data holds no samples", "at least one sample", "check --data and --max-samples")
-    sites = [_record(examined, model, thresholds) for examined in probe.examined.values()]
+    owners = Counter(_slope_name(examined) for examined in probe.examined.values())
+    tied = {name for name, sites in owners.items() if name and sites > 1}
+    sites = [_record(examined, model, thresholds, tied) for examined in probe.examined.values()]
     return Scan(probe, sites, probe.sites.unresolved, samples)
 
 
-def _record(examined: Examined, model: nn.Module, thresholds: Thresholds) -> records.Site:
+def _record(examined: Examined, model: nn.Module, thresholds: Thresholds, tied: Collection[str]) -> records.Site:
     site, tally = examined.site, examined.tally
-    slopes = _slopes(examined, model)
+    slopes = _slopes(examined, model, tied)
     silent = tally.fired == 0
     learnable = _learnable(slopes, site.units)
     dead = silent & ~learnable
@@ -132,20 +134,20 @@ def _indices(mask: Tensor) -> list[int]:
     return [int(index) for index in mask.nonzero().flatten()]
 
 
-def _slopes(examined: Examined, model: nn.Module) -> records.Slopes | None:
+def _slopes(examined: Examined, model: nn.Module, tied: Collection[str]) -> records.Slopes | None:
     """The slopes of a PReLU (read from its parameter) or LeakyReLU (its constant)."""
     site = examined.site
     if site.activation.function == "leaky_relu":
         slope = site.activation.slope or 0.0
         return records.Slopes(shape="constant", min=slope, mean=slope, max=slope, values=[slope])
-    if site.activation.function != "prelu" or not examined.calls:
-        return None
-    weight = _slope_tensor(examined.graph, examined.calls[0].value("weight"), model)
+    name = _slope_name(examined)
+    weight = dict((*model.named_parameters(), *model.named_buffers())).get(name) if name else None
     if weight is None:
         return None
     values = weight.detach().double().flatten().cpu()
+    by_channel = len(values) == site.units and site.units > 1
     return records.Slopes(
-        shape="channel" if len(values) == site.units and site.units > 1 else "site",
+        shape="tied" if name in tied else "channel" if by_channel else "site",
         min=float(values.min()),
         mean=float(values.mean()),
         max=float(values.max()),
@@ -153,14 +155,15 @@ def _slopes(examined: Examined, model: nn.Module) -> records.Slopes | None:
     )
 
 
-def _slope_tensor(graph: Graph, value: int | None, model: nn.Module) -> Tensor | None:
-    """The parameter behind a slope argument, through the views that broadcast it."""
+def _slope_name(examined: Examined) -> str | None:
+    """Name of the parameter behind a PReLU's slope argument, found through the views that broadcast it."""
+    if examined.site.activation.function != "prelu" or not examined.calls:
+        return None
+    graph, value = examined.graph, examined.calls[0].value("weight")
     while value is not None and value not in graph.tensors:
         maker = graph.maker(value)
         value = maker.reads[0] if maker and maker.reads else None
-    name = graph.name_of(value)
-    tensors = dict((*model.named_parameters(), *model.named_buffers()))
-    return tensors.get(name) if name else None
+    return graph.name_of(value)
 
 
 def _learnable(slopes: records.Slopes | None, units: int) -> Tensor:

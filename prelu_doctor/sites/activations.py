@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from prelu_doctor.records import Function
 
 CEILING = 6.0
 """Where ReLU6 ends."""
+
+
+ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardtanh, nn.LeakyReLU, nn.PReLU)
+"""Modules whose call is a rectifier's, or may be one: it depends on their arguments for `Threshold` and `Hardtanh`."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from prelu_doctor.records import Unresolved
-from prelu_doctor.sites.activations import Activation
+from prelu_doctor.sites.activations import ACTIVATION_MODULES, Activation
+from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.sites.graph import Call, Graph, Position
 from prelu_doctor.sites.producers import Origin, channel_labels, origin_of, unit_axis_of
-from prelu_doctor.sites.trace import ACTIVATION_MODULES, aliases_of
 
 
 @dataclass

@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from prelu_doctor.sites.activations import activation_of
-from prelu_doctor.sites.trace import ACTIVATION_MODULES
+from prelu_doctor.sites.activations import ACTIVATION_MODULES, activation_of
 
 
 class CannotRewriteError(Exception):

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prelu_doctor.sites.activations import ACTIVATION_MODULES
+from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.sites.find import FoundSite
 from prelu_doctor.sites.graph import Call, Graph
-from prelu_doctor.sites.trace import ACTIVATION_MODULES, aliases_of
 from prelu_doctor.treatment.recipe import Place, SiteRecipe
 from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward, traced_activations
 from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, build_prelu
@@ -182,6 +183,8 @@ def _not_for_surgery(
     site: FoundSite, runs: Mapping[str, set[int]], servants: Mapping[tuple[str, int], set[str]]
 ) -> str:
     """Why a site keeps its activation, or an empty string."""
+    if not site.calls:
+        return f"{site.position.source}: its branch does not run on the first samples"
     if site.activation.function in ("prelu", "leaky_relu"):
         return f"{site.activation.function} already passes a gradient on its negative side"
     if site.position.module == "":

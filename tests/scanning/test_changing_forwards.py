@@ -180,3 +180,10 @@ def test_no_samples_are_no_result():
 def test_a_batch_on_which_the_forward_raises_ends_the_scan():
     with pytest.raises(ForwardError):
         scan_model(nn.Linear(3, 4), batches(PLAIN, noise(4, 9)))
+
+
+def test_slopes_that_several_sites_share_are_tied():
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 5), nn.PReLU(), nn.Linear(5, 6), nn.PReLU())
+    model[3].weight = model[1].weight
+    first, second, third = scanned(model, noise(4, 3)).sites
+    assert [site.alpha.shape for site in (first, second, third)] == ["tied", "tied", "site"]

@@ -179,3 +179,36 @@ def test_a_site_whose_prelu_moves_the_output_keeps_its_relu(monkeypatch: pytest.
     treated = treat(model, dataset_of(gaussian(8, 4)), Treatment(training=UNTRAINED))
     assert treated.changes[0].declined == "a PReLU in its place moves the output"
     assert treated.preservation.equal
+
+
+class LateBranch(nn.Module):
+    """A second activation, on the batches whose first number is large alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.second, self.late = nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.act(self.first(x))
+        return self.late(self.second(hidden)) if x[0, 0] > 50 else hidden
+
+
+def test_a_site_that_the_first_samples_do_not_reach_is_declined() -> None:
+    torch.manual_seed(0)
+    x = gaussian(128, 4)
+    x[64, 0] = 100.0
+    treated = treat(LateBranch().eval(), dataset_of(x), Treatment(training=UNTRAINED))
+    assert [change.module for change in treated.changes] == ["act", ""]
+    assert "does not run on the first samples" in treated.changes[1].declined
+
+
+def test_nan_in_the_data_is_no_evidence_of_death() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        model[0].bias[:2] = -100.0
+    x = gaussian(512, 4)
+    x[3, 1] = float("nan")
+    (change,) = treat(model, dataset_of(x), Treatment(training=UNTRAINED)).changes
+    assert change.revived == []
+    assert [(units.units, "NaN" in units.reason) for units in change.declined_units] == [([0, 1], True)]

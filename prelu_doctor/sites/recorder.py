@@ -1,0 +1,275 @@
+"""The dispatch mode and the module hooks that turn a running forward into a `Graph`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.sites.activations import ACTIVATION_MODULES, Activation, activation_of
+from prelu_doctor.sites.graph import Call, Graph, Position, Ref
+
+
+class Watcher(Protocol):
+    """Looks at calls while their tensors are at hand.
+
+    Attributes:
+        ops: Operations to watch beside the activations.
+    """
+
+    ops: frozenset[str]
+
+    def before(self, graph: Graph, call: Call, tensor: Tensor) -> None:
+        """Called with the first argument, which an in-place call is about to overwrite."""
+
+    def after(self, graph: Graph, call: Call, tensor: Tensor) -> None:
+        """Called with the output."""
+
+
+@dataclass
+class _Frame:
+    """One running forward."""
+
+    module: nn.Module | None
+    path: str
+    call_path: tuple[str, ...]
+    calls: Counter[str] = field(default_factory=Counter)
+    rank: int = 0
+
+
+class Recorder(TorchDispatchMode):
+    """Builds a `Graph` while it is active as a mode, its hooks in place.
+
+    Args:
+        model: The module that will run.
+        batch: Its input.
+        watcher: Looks at the activations.
+        entry: The function that runs the model: what calls it is none of the model's source.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch, watcher: Watcher | None, *, entry: CodeType) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = Graph(samples=batch.size)
+        self._watcher = watcher
+        self._entry = entry
+        self._paths = _paths_of(model)
+        self._frames = [_Frame(None, "", ())]
+        self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._written: dict[int, int] = {}
+        for name, tensor in _named_tensors(model):
+            self.graph.tensors[self._enter(tensor)] = name
+        self._kept = [tensor for _, tensor in _named_tensors(model)]
+        for tensor in (*batch.args, *batch.kwargs.values()):
+            self.graph.from_input.add(self._enter(tensor))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; wrapping the mode for the compiler would import it, which takes two seconds."""
+        return False
+
+    @contextlib.contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Keeps the stack of running forwards."""
+        handles = (
+            register_module_forward_pre_hook(self._push),
+            register_module_forward_hook(self._pop, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def finish(self, output: Any) -> None:
+        """Notes what the model returned."""
+        self.graph.outputs = {self._value_of(leaf) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)}
+        self._values.clear()
+        self._kept.clear()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        op = func.overloadpacket.__name__
+        if op in _FUSED:
+            with self:
+                return func.decompose(*args, **kwargs)
+        activation = self._floating(activation_of(op, args, kwargs), args)
+        reads: list[int] = []
+        recorded_args = _replace_tensors(args, self._value_of, reads)
+        recorded_kwargs = {name: _replace_tensors(value, self._value_of, reads) for name, value in kwargs.items()}
+        call = Call(
+            index=len(self.graph.calls),
+            op=op,
+            func=func,
+            args=recorded_args,
+            kwargs=recorded_kwargs,
+            reads=tuple(reads),
+            writes=(),
+            owner=self._frames[-1].path,
+            activation=activation,
+            position=self._position(activation.function) if activation else None,
+        )
+        self.graph.calls.append(call)
+        watcher = self._watcher if self._watcher and (activation or op in self._watcher.ops) else None
+        if watcher:
+            watcher.before(self.graph, call, args[0])
+        output = func(*args, **kwargs)
+        self.graph.calls[call.index] = call = replace(call, writes=self._write(call, args, output))
+        if watcher:
+            watcher.after(self.graph, call, output)
+        return output
+
+    def _floating(self, activation: Activation | None, args: tuple[Any, ...]) -> Activation | None:
+        """The activation, unless it acts on integers, which have no gradient: these are noted as declined."""
+        if activation is None or args[0].is_floating_point():
+            return activation
+        dtype = str(args[0].dtype).removeprefix("torch.")
+        self.graph.declined.append(
+            (self._position(activation.function), f"acts on {dtype} values, which have no gradient")
+        )
+        return None
+
+    def _write(self, call: Call, args: tuple[Any, ...], output: Any) -> tuple[int, ...]:
+        """Gives every output tensor a new value; a tensor written in place leaves a mark on its storage."""
+        depends = any(value in self.graph.from_input for value in call.reads)
+        writes = []
+        for tensor in _tensors_in(output):
+            value = self._enter(tensor)
+            writes.append(value)
+            self.graph.makers[value] = call.index
+            if depends:
+                self.graph.from_input.add(value)
+        if call.func._schema.is_mutable and writes:
+            for tensor in _tensors_in(args[:1]):
+                self._written[tensor.untyped_storage()._cdata] = writes[0]
+        return tuple(writes)
+
+    def _enter(self, tensor: Tensor) -> int:
+        value = self.graph.new_value(tuple(tensor.shape))
+        self._values[id(tensor)] = (weakref.ref(tensor), value)
+        return value
+
+    def _value_of(self, tensor: Tensor) -> int:
+        reference, value = self._values.get(id(tensor), (None, -1))
+        if reference is None or reference() is not tensor:
+            return self._enter(tensor)
+        latest = self._written.get(tensor.untyped_storage()._cdata) if self._written else None
+        if latest is None or latest <= value:
+            return value
+        return self._overwritten(tensor, value, latest)
+
+    def _overwritten(self, tensor: Tensor, value: int, latest: int) -> int:
+        """A tensor whose storage was written in place through another view: what it holds mixes both."""
+        mixed = self._enter(tensor)
+        call = Call(
+            index=len(self.graph.calls),
+            op="overwritten",
+            func=torch.ops.aten.copy_.default,
+            args=(Ref(value), Ref(latest)),
+            kwargs={},
+            reads=(value, latest),
+            writes=(mixed,),
+            owner=self._frames[-1].path,
+        )
+        self.graph.calls.append(call)
+        self.graph.makers[mixed] = call.index
+        if {value, latest} & self.graph.from_input:
+            self.graph.from_input.add(mixed)
+        return mixed
+
+    def _push(self, module: nn.Module, _args: Any) -> None:
+        frame = self._frames[-1]
+        path = self._path_from(frame.path, module)
+        frame.calls[path] += 1
+        self.graph.ran.add(path)
+        self._frames.append(_Frame(module, path, (*frame.call_path, f"{path}#{frame.calls[path]}")))
+
+    def _pop(self, module: nn.Module, _args: Any, _output: Any) -> None:
+        if self._frames[-1].module is module:
+            self._frames.pop()
+
+    def _path_from(self, caller: str, module: nn.Module) -> str:
+        """The module's path, as its caller names it where it has several."""
+        paths = self._paths.get(id(module))
+        if not paths:
+            return f"<unregistered {type(module).__name__}>"
+        inside = f"{caller}." if caller else ""
+        return next((path for path in paths if path.startswith(inside)), paths[0])
+
+    def _position(self, function: str) -> Position:
+        frame = self._frames[-1]
+        if isinstance(frame.module, ACTIVATION_MODULES) and len(self._frames) > 2:  # the model itself has no caller
+            caller = self._frames[-2]
+            caller.rank += 1
+            ordinal = caller.calls[frame.path]
+            return Position(frame.call_path, caller.path, frame.path, ordinal, caller.rank - 1, _user_line(self._entry))
+        frame.rank += 1
+        name = f":{function}"
+        frame.calls[name] += 1
+        path = (*frame.call_path, f"{name}#{frame.calls[name]}")
+        return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, _user_line(self._entry))
+
+
+_FUSED = {"rnn_relu", "rnn_relu_cell"}
+"""Composite operations that hide their ReLUs: their parts are recorded instead."""
+
+
+def _paths_of(model: nn.Module) -> dict[int, list[str]]:
+    paths: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+    return paths
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def _replace_tensors(value: Any, value_of: Callable[[Tensor], int], reads: list[int]) -> Any:
+    if isinstance(value, Tensor):
+        reads.append(value_of(value))
+        return Ref(reads[-1])
+    if isinstance(value, tuple | list):
+        return type(value)(_replace_tensors(item, value_of, reads) for item in value)
+    return value
+
+
+_TORCH = str(Path(torch.__file__).parent) + "/"
+_OURS = str(Path(__file__).parents[1]) + "/"
+
+
+def _user_line(entry: CodeType) -> str:
+    """File name and line of the nearest frame that is the user's; torch's container where that makes the call."""
+    frame: FrameType | None = sys._getframe(1)
+    container = "unknown"
+    while frame is not None and frame.f_code is not entry:
+        path = Path(frame.f_code.co_filename)
+        if not frame.f_code.co_filename.startswith((_TORCH, _OURS, "<")):
+            return f"{path.name}:{frame.f_lineno}"
+        if container == "unknown" and path.name == "container.py":
+            container = f"{path.name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return container
