@@ -31,10 +31,8 @@ def run(
     device: options.Device = "auto",
     seed: options.Seed = 0,
     trust: options.Trust = False,
-    max_dead: Annotated[float, typer.Option(min=0, max=1, help="Largest share of dead units in the whole net.")] = 0.05,
-    max_dead_site: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest share of dead units at any one site.")
-    ] = 0.5,
+    max_dead: Annotated[float, typer.Option(help="Largest share of dead units in the whole net.")] = 0.05,
+    max_dead_site: Annotated[float, typer.Option(help="Largest share of dead units at any one site.")] = 0.5,
     allow_synthetic: Annotated[
         bool, typer.Option("--allow-synthetic", help="Let noise instead of data decide.")
     ] = False,
@@ -50,9 +48,11 @@ def run(
     )
     with exit_codes(debug=debug):
         from prelu_doctor import __version__, records
+        from prelu_doctor.gate.judgement import check_limits
         from prelu_doctor.gate.summary import exit_code, summarise
         from prelu_doctor.outputs import check_targets
 
+        check_limits(max_dead, max_dead_site)
         files = checkpoints or []
         if not files:
             raise UsageError("no checkpoint to check", "one file or more", "prelu-doctor check model.pt")

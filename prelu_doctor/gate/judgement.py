@@ -34,8 +34,7 @@ def judge(
     Raises:
         UsageError: A limit is not a share in 0..1.
     """
-    _require_share("max-dead", max_dead)
-    _require_share("max-dead-site", max_dead_site)
+    check_limits(max_dead, max_dead_site)
     breaches = [*_non_finite_weights(report)]
     missing = _missing_evidence(report, allow_synthetic)
     if missing:
@@ -60,10 +59,16 @@ def undecided(path: str, error: str) -> ModelVerdict:
     return ModelVerdict(path=path, verdict="undecided", breaches=[], report=None, error=error)
 
 
-def _require_share(name: str, limit: float) -> None:
-    # A NaN compares false with everything and would let any model pass.
-    if not 0 <= limit <= 1:
-        raise UsageError(f"--{name} is {limit}", "a share from 0 to 1", f"--{name} 0.05 allows 5 %")
+def check_limits(max_dead: float, max_dead_site: float) -> None:
+    """Refuses limits that are no share.
+
+    Raises:
+        UsageError: A limit is not a share in 0..1.
+    """
+    for name, limit in (("max-dead", max_dead), ("max-dead-site", max_dead_site)):
+        # A NaN compares false with everything and would let any model pass.
+        if not 0 <= limit <= 1:
+            raise UsageError(f"--{name} is {limit}", "a share from 0 to 1", f"--{name} 0.05 allows 5 %")
 
 
 def _non_finite_weights(report: ScanReport) -> Iterator[Breach]:
