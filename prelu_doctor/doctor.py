@@ -127,8 +127,7 @@ class Conversion:
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
             writers.append((Path(onnx), export))
-        source = Path(self.report.before.model.path) if self.report.before.model.path else None
-        written = write_together(writers, force=force, inputs=[source] if source else [])
+        written = write_together(writers, force=force, inputs=_read(self.report.before.model, self._dataset))
         return records.replace(self.report, parity=proofs[0] if proofs else None, files=[str(file) for file in written])
 
 
@@ -154,7 +153,7 @@ def convert(
         DoctorError: The model or the data cannot be used.
     """
     options = options or Treatment()
-    _check_finite(options)
+    _check_numbers(options)
     patient = _opened(model)
     _check_unconverted(patient.record)
     dataset = samples_for(patient.module, data, seed=options.seed)
@@ -190,8 +189,7 @@ def export_onnx(
     dataset = samples_for(patient.module, data, seed=seed)
     proofs: list[records.ParityReport] = []
     export = _proved_export(patient.module, dataset, patient.record, opset, Path(path), proofs)
-    source = [Path(patient.record.path)] if patient.record.path else []
-    write_together([(Path(path), export)], force=force, inputs=source)
+    write_together([(Path(path), export)], force=force, inputs=_read(patient.record, dataset))
     return proofs[0]
 
 
@@ -222,17 +220,29 @@ def check_parity(
     )
 
 
+def _read(model: records.Model, dataset: Dataset) -> list[Path]:
+    """The files that this run has read, which it must not write."""
+    return [Path(name) for name in (model.path, dataset.source) if name and Path(name).exists()]
+
+
 def _opened(model: Source) -> Patient:
     return model if isinstance(model, Patient) else open_patient(model)
 
 
-def _check_finite(options: Treatment) -> None:
+def _check_numbers(options: Treatment) -> None:
     numbers = {**asdict(options), **asdict(options.training)}
     for name, value in numbers.items():
         parts = value if isinstance(value, tuple) else (value,)
         if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {', '.join(map(str, parts))}", "a finite number", f"leave {option} out")
+    bounds = options.training.alpha_range
+    if bounds is not None and not bounds[0] <= options.alpha <= bounds[1]:
+        raise UsageError(
+            f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
+            "slopes that start within their range",
+            f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
+        )
 
 
 def _check_unconverted(model: records.Model) -> None:
@@ -289,7 +299,8 @@ def _not_equal(target: Path, failed: Sequence[records.ParityCheck]) -> BrokenPro
         f"{target}: the exported file differs from the model in {len(failed)} checks; worst: {worst.output} at batch "
         f"size {worst.batch_size}, scaled error {worst.scaled_error:.3g}{detail}",
         "the same outputs at batch sizes 1, 2 and 5",
-        "look for a forward that depends on the batch size; nothing was written",
+        "look for a forward that depends on the batch size, draws random numbers, or computes in less than float32; "
+        "nothing was written",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -31,6 +32,14 @@ def _escaped(char: str) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def is_plain_name(name: str) -> bool:
+    """True for a dotted name of letters, digits, `_` and `-`: `torch.fx` writes names into code that it runs."""
+    return all(_PLAIN_PART.fullmatch(part) for part in name.split("."))
+
+
+_PLAIN_PART = re.compile(r"[\w-]+")
 
 
 def escaped(name: object, limit: int = 100) -> str:

@@ -109,6 +109,7 @@ def _write(target: Path, write: Writer, staged: Path) -> None:
     try:
         write(staged)
         for path in staged.parent.iterdir():
+            _give_usual_mode(path)
             _flush(path)
     except OSError as error:
         raise _refusal(target, error) from error
@@ -119,6 +120,13 @@ def _write(target: Path, write: Writer, staged: Path) -> None:
         raise _refusal(target, error) from error
     if not staged.is_file():
         raise RuntimeError(f"the writer of {target} wrote nothing")
+
+
+def _give_usual_mode(path: Path) -> None:
+    """What any new file gets: safetensors writes its own readable by their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def _flush(path: Path) -> None:

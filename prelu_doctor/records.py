@@ -285,7 +285,7 @@ class Evaluation(Record, frozen=True, kw_only=True):
 class FineTune(Record, frozen=True, kw_only=True):
     """What the fine-tune did."""
 
-    objective: Literal["cross-entropy", "mean-squared-error", "distillation"]
+    objective: Literal["cross-entropy", "binary-cross-entropy", "mean-squared-error", "distillation"]
     steps: Count
     epochs: float
     best_step: Count

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -59,6 +61,8 @@ def samples_for(model: nn.Module, data: Samples, *, seed: int = 0) -> Dataset:
 
 def _batch_items(data: object, name: str) -> Iterable[object]:
     """What yields batches, pass after pass."""
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
     if isinstance(data, Tensor):
         return data.split(BATCH_SIZE) if data.ndim else [data]
     if isinstance(data, TorchDataset):

@@ -17,12 +17,16 @@ from prelu_doctor.devices import device_of
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """The model in eval mode for this block; modes, buffers, fast paths and random states are restored after it.
 
-    So are the modules' plain attributes: a forward that caches a tensor under inference mode would leave a model behind
-    that cannot be trained. Transformer fast paths are off inside: their fused kernels hide the ReLU.
+    So are what the modules hold and their plain attributes: a forward that caches a tensor under inference mode would
+    leave a model behind that cannot be trained. (A list that it appends to stays longer.) Transformer fast paths are
+    off inside: their fused kernels hide the ReLU.
     """
     modes = [(module, module.training) for module in model.modules()]
     attributes = [
-        (module, dict(module.__dict__)) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
+        (own, dict(own))
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for own in (module._parameters, module._buffers, module._modules, module.__dict__)
     ]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -41,9 +45,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         random.setstate(states[0])
         np.random.set_state(states[1])
-        for module, own in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(own)
+        for own, before_run in attributes:
+            own.clear()
+            own.update(before_run)
         for module, mode in modes:
             module.training = mode
         for module, name, buffer, before in buffers:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prelu_doctor.errors import CheckpointError
-from prelu_doctor.escaping import escaped
+from prelu_doctor.escaping import escaped, is_plain_name
 
 _DEEPEST = 200
 _MOST_PATHS = 1_000_000
@@ -94,7 +94,10 @@ def _part_problem(module: nn.Module) -> str:
 
 def _holds(entries: Any, allowed: type) -> bool:
     return isinstance(entries, dict) and all(
-        isinstance(name, str) and name and "." not in name and (value is None or isinstance(value, allowed))
+        isinstance(name, str)
+        and "." not in name
+        and is_plain_name(name)
+        and (value is None or isinstance(value, allowed))
         for name, value in entries.items()
     )
 

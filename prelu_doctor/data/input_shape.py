@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from prelu_doctor.data.model_types import model_float_type
+from prelu_doctor.devices import device_of
 from prelu_doctor.errors import DataError
 from prelu_doctor.escaping import escaped
+from prelu_doctor.undisturbed import undisturbed
 
 Shape = tuple[int, ...]
 
@@ -54,7 +53,7 @@ def guessed_input_shape(model: nn.Module, *, seed: int = 0) -> tuple[Shape, str]
             "samples, or the shape of one",
             "--data SPEC, or --input-shape with the shape of one sample, as --input-shape 3,224,224",
         )
-    with _evaluating(model):
+    with undisturbed(model), torch.inference_mode():
         for shape in candidates:
             if _runs(model, shape, seed):
                 return shape, f", guessed from '{escaped(name)}'"
@@ -101,24 +100,10 @@ def _sized(channels: int, axes: int) -> list[Shape]:
     return [(channels, *(size,) * axes) for size in ordered] + flat
 
 
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            model.eval()
-            yield
-    finally:
-        # Not .train(): it would change the children too, each of which has a mode of its own.
-        for module, training in modes:
-            module.training = training
-
-
 def _runs(model: nn.Module, shape: Shape, seed: int) -> bool:
-    where = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
     try:
-        model(noise.to(where, model_float_type(model)))
+        model(noise.to(device_of(model), model_float_type(model)))
     except Exception:  # whatever the user's forward raises: this shape is not the one
         return False
     return True

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.errors import ForwardError
+from prelu_doctor.leaves import leaves_of, path_text
 
 
 def eager_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -59,11 +57,15 @@ def named_tensors(output: Any) -> dict[str, Tensor]:
         TypeError: If a leaf is neither a tensor nor None.
     """
     named: dict[str, Tensor] = {}
-    for path, tensor in _walk(output, ()):
-        name = _joined(path)
+    for path, leaf in leaves_of(output):
+        if leaf is None:
+            continue
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"{path_text(path)} is a {type(leaf).__name__}, not a tensor")
+        name = path_text(path)
         while name in named:  # {"a_b": ..., "a": {"b": ...}}
             name += "_"
-        named[name] = tensor
+        named[name] = leaf
     return named
 
 
@@ -74,34 +76,3 @@ def _argument_name(parameters: list[inspect.Parameter], position: int) -> str:
         if index == position and parameter.kind is not parameter.KEYWORD_ONLY:
             return parameter.name
     return f"input_{position}"
-
-
-def _joined(path: tuple[Any, ...]) -> str:
-    """(0, "mean") -> output_0_mean; () -> output."""
-    steps = path if path and not isinstance(path[0], int) else ("output", *path)
-    return "_".join(str(step) for step in steps)
-
-
-def _walk(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
-    if isinstance(value, Tensor):
-        yield path, value
-        return
-    for key, child in _children(value, path):
-        yield from _walk(child, (*path, key))
-
-
-def _children(value: Any, path: tuple[Any, ...]) -> list[tuple[Any, Any]]:
-    if value is None:
-        return []
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if dataclasses.is_dataclass(value):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
-    if isinstance(value, tuple | list):
-        return list(enumerate(value))
-    leaves = pytree.tree_leaves(value)
-    if len(leaves) == 1 and leaves[0] is value:
-        raise TypeError(f"{_joined(path)} is a {type(value).__name__}, not a tensor")
-    return list(enumerate(leaves))

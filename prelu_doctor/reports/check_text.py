@@ -12,7 +12,7 @@ from rich.text import Text
 from prelu_doctor.escaping import plain
 from prelu_doctor.records import Breach, CheckReport, ModelVerdict, ScanReport, Verdict
 from prelu_doctor.reports.figures import count, percent
-from prelu_doctor.reports.page import command_lines, heading, listing, title, verdict_word
+from prelu_doctor.reports.page import arch_words, command_lines, heading, listing, title, verdict_word
 
 SITES_LISTED = 5
 """Breaches that are listed for each limit of a checkpoint."""
@@ -96,4 +96,13 @@ def _next_step(report: CheckReport, width: int) -> Iterator[RenderableType]:
     broken = [judged for judged in report.models if judged.verdict == "findings"]
     if broken:
         yield heading("Which units, and why")
-        yield command_lines(["prelu-doctor\0scan\0" + broken[0].path], width)
+        yield command_lines(_scan_command(broken[0]), width)
+
+
+def _scan_command(judged: ModelVerdict) -> list[str]:
+    """The scan that shows what the gate saw: the same model on the same data."""
+    words = ["prelu-doctor\0scan\0" + judged.path]
+    if judged.report is None:
+        return words
+    data = [] if judged.report.data.synthetic else [f"--data\0{judged.report.data.source}"]
+    return [*words, *arch_words(judged.report.model), *data]

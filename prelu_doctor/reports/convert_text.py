@@ -81,10 +81,11 @@ def _range(slopes: list[Slopes]) -> str:
 def _changes(report: ConvertReport) -> Iterator[RenderableType]:
     converted = [change for change in report.changes if not change.declined]
     revived = sum(len(change.revived) for change in converted)
+    dead = {site.id: set(site.dead_units) for site in report.before.sites}
+    anew = any(set(change.revived) - dead.get(change.site, set()) for change in converted)
+    done = f"{count(revived, 'unit')} re-initialised" if anew else f"{count(revived, 'dead unit')} revived"
     yield heading("Changed")
-    yield prose(
-        f"{count(len(converted), 'site')} of {len(report.changes)} became PReLU, {count(revived, 'dead unit')} revived."
-    )
+    yield prose(f"{count(len(converted), 'site')} of {len(report.changes)} became PReLU, {done}.")
     if converted:
         yield Text("")
         yield ChangeTable(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -86,6 +87,12 @@ def synthetic_banner(message: str) -> Iterator[RenderableType]:
     """The warning that a report rests on noise."""
     yield Text("")
     yield Panel(Text(message), title=Text("SYNTHETIC INPUT", style="bold"), border_style="bold yellow")
+
+
+def arch_words(model: Model) -> list[str]:
+    """The options that name a model's architecture, as `command_lines` takes them."""
+    named = [f"--arch\0{model.arch}"] if model.arch else []
+    return named + [f"--arch-arg\0{name}={json.dumps(value)}" for name, value in model.arch_args.items()]
 
 
 def command_lines(parts: Sequence[str], width: int) -> Text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +14,7 @@ from prelu_doctor.records import Finding, ScanReport, Site
 from prelu_doctor.reports.figures import count, listed, percent
 from prelu_doctor.reports.glyphs import Glyphs, glyphs
 from prelu_doctor.reports.page import (
+    arch_words,
     command_lines,
     heading,
     listing,
@@ -174,8 +174,7 @@ def _next_steps(report: ScanReport, width: int) -> Iterator[RenderableType]:
 
 def _steps(report: ScanReport) -> Iterator[tuple[str, list[str]]]:
     path = report.model.path if report.model.sha256 else "CHECKPOINT"
-    arch = [f"--arch\0{report.model.arch}"] if report.model.arch else []
-    arch += [f"--arch-arg\0{name}={json.dumps(value)}" for name, value in report.model.arch_args.items()]
+    arch = arch_words(report.model)
     if report.data.synthetic or not report.data.samples:
         yield "Scan real samples:", ["prelu-doctor\0scan\0" + path, *arch, "--data\0samples.npz"]
     elif report.totals.dead and not report.model.non_finite:

@@ -16,6 +16,7 @@ from prelu_doctor.errors import DataError
 from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.probe import Examined, Probe
 from prelu_doctor.sites.consumers import consuming_layers
+from prelu_doctor.sites.find import FoundSite
 
 LEARNABLE_SLOPE = 1e-3
 """A silent PReLU unit with a slope smaller than this counts as dead."""
@@ -97,7 +98,7 @@ def _record(examined: Examined, model: nn.Module, thresholds: Thresholds, tied: 
     site, tally = examined.site, examined.tally
     slopes = _slopes(examined, model, tied)
     silent = tally.fired == 0
-    learnable = _learnable(slopes, site.units)
+    learnable = _learnable(site, slopes)
     dead = silent & ~learnable
     scores = tally.sokar_scores()
     rate = tally.fired.double() / max(tally.samples, 1)
@@ -155,6 +156,9 @@ def _slopes(examined: Examined, model: nn.Module, tied: Collection[str]) -> reco
     )
 
 
+_VIEWS = {"view", "reshape", "expand", "unsqueeze", "squeeze", "permute", "detach", "alias", "to", "_to_copy", "clone"}
+
+
 def _slope_name(examined: Examined) -> str | None:
     """Name of the parameter behind a PReLU's slope argument, found through the views that broadcast it."""
     if examined.site.activation.function != "prelu" or not examined.calls:
@@ -162,17 +166,14 @@ def _slope_name(examined: Examined) -> str | None:
     graph, value = examined.graph, examined.calls[0].value("weight")
     while value is not None and value not in graph.tensors:
         maker = graph.maker(value)
-        value = maker.reads[0] if maker and maker.reads else None
+        value = maker.reads[0] if maker and maker.op in _VIEWS else None
     return graph.name_of(value)
 
 
-def _learnable(slopes: records.Slopes | None, units: int) -> Tensor:
-    """Which units pass a gradient although they are silent."""
+def _learnable(site: FoundSite, slopes: records.Slopes | None) -> Tensor:
+    """Which units pass a gradient although they are silent; a slope that the forward computes is taken to let it."""
     if slopes is None:
-        return torch.zeros(units, dtype=torch.bool)
+        return torch.full((site.units,), site.activation.function == "prelu")
     values = torch.tensor(slopes.values)
-    return (
-        (values.abs() >= LEARNABLE_SLOPE).expand(units)
-        if len(values) in (1, units)
-        else torch.zeros(units, dtype=torch.bool)
-    )
+    fits = len(values) in (1, site.units)
+    return (values.abs() >= LEARNABLE_SLOPE).expand(site.units) if fits else torch.zeros(site.units, dtype=torch.bool)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prelu_doctor.sites.graph import Call, Graph
-from prelu_doctor.sites.labels import Carrier, labels_along, one_label
+from prelu_doctor.sites.labels import Carrier, by_channel, labels_along, one_label
 from prelu_doctor.sites.layers import Layer, layer_of
 
 
@@ -78,6 +78,7 @@ def readers_of(graph: Graph, calls: Sequence[Call], unit_axis: int) -> Readers:
     own = {call.index for call in calls}
     uses: dict[str, list[tuple[Layer, Tensor]]] = {}
     for call in graph.calls[calls[0].index + 1 :]:
+        carrier.spoil_lost(call.reads)
         if call.index in own or not any(value in carrier.labels for value in call.reads):
             continue
         layer = layer_of(graph, call)
@@ -85,6 +86,7 @@ def readers_of(graph: Graph, calls: Sequence[Call], unit_axis: int) -> Readers:
             carrier.carry(call)
         else:
             _consume(layer, carrier, readers, uses)
+    carrier.spoil_lost(graph.outputs)
     for value in graph.outputs & carrier.labels.keys():
         readers.spoil(carrier.labels[value], "reaches the model's output")
     _collect(graph, uses, readers)
@@ -102,8 +104,9 @@ def _consume(layer: Layer, carrier: Carrier, readers: Readers, uses: dict[str, l
     if layer.weight is None:
         readers.spoil(labels, f"is read by {layer.name}, whose weight is computed, not a parameter")
         return
-    channels, mixed = one_label(labels.movedim(_input_axis(layer, labels), 0).flatten(1))
-    readers.spoil(labels.movedim(_input_axis(layer, labels), 0).flatten(1)[mixed], f"shares a column of {layer.name}")
+    inputs = by_channel(labels, _input_axis(layer, labels))
+    channels, mixed = one_label(inputs)
+    readers.spoil(inputs[mixed], f"shares a column of {layer.name}")
     uses.setdefault(layer.weight, []).append((layer, channels))
 
 

@@ -98,6 +98,7 @@ class Graph:
         from_input: Values that depend on the model's input.
         outputs: Values that the model returned.
         samples: Number of samples of the batch.
+        opaque_output: Type of a returned object that cannot be looked into; empty where there is none.
         declined: Rectifying calls that are no activations after all, and why.
         ran: Paths of the modules whose forward ran.
     """
@@ -110,6 +111,7 @@ class Graph:
     from_input: set[int] = field(default_factory=set)
     outputs: set[int] = field(default_factory=set)
     declined: list[tuple[Position, str]] = field(default_factory=list)
+    opaque_output: str = ""
     ran: set[str] = field(default_factory=set)
 
     def new_value(self, shape: tuple[int, ...]) -> int:

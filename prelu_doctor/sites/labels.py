@@ -33,6 +33,7 @@ class Carrier:
     def __init__(self, graph: Graph, spoil: Spoil = lambda labels, reason: None) -> None:
         self.graph = graph
         self.labels: dict[int, Tensor] = {}
+        self.lost: dict[int, tuple[str, list[Tensor]]] = {}
         self._spoil = spoil
 
     def of(self, value: int) -> Tensor:
@@ -53,6 +54,15 @@ class Carrier:
         for value, labels in zip(call.writes, outputs, strict=False):
             if tuple(labels.shape) == self.graph.shapes[value]:
                 self.labels[value] = labels
+        read = [self.labels[value] for value in self._labelled(call)]
+        self.lost.update({value: (call.op, read) for value in call.writes if value not in self.labels})
+
+    def spoil_lost(self, values: Iterable[int]) -> None:
+        """Spoils the units behind values that carry their signal without a label, as the indices of a maximum do."""
+        for value in values:
+            op, read = self.lost.get(value, ("", []))
+            for labels in read:
+                self._spoil(labels, f"is read through an output of {op} that cannot be followed")
 
     def spoil(self, labels: Tensor, reason: str) -> None:
         """Passes on which units are spoiled."""
@@ -67,6 +77,11 @@ def labels_along(shape: tuple[int, ...], axis: int) -> Tensor:
     along = [1] * len(shape)
     along[axis] = -1
     return torch.arange(1, shape[axis] + 1, dtype=torch.float32).reshape(along).expand(shape)
+
+
+def by_channel(labels: Tensor, axis: int) -> Tensor:
+    """Labels `[channels, rest]`, also of a vector."""
+    return labels.movedim(axis, 0).reshape(labels.shape[axis], -1)
 
 
 def one_label(flat: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +141,13 @@ def _shift(carrier: Carrier, call: Call) -> list[Tensor]:
     return [labels]
 
 
+def _root(carrier: Carrier, call: Call) -> list[Tensor]:
+    """A function that is 0 at 0 and undefined below: a revived unit, whose slope lets it fall below, would give NaN."""
+    labels = carrier.of(call.reads[0])
+    carrier.spoil(labels, f"passes {call.op}, which is undefined below zero")
+    return [labels]
+
+
 def _clamp(carrier: Carrier, call: Call) -> list[Tensor]:
     low, high = call.arguments.get("min"), call.arguments.get("max")
     low = call.arguments.get("min_val", low)
@@ -138,7 +160,9 @@ def _clamp(carrier: Carrier, call: Call) -> list[Tensor]:
 
 def _power(carrier: Carrier, call: Call) -> list[Tensor]:
     exponent = call.arguments.get("exponent")
-    return (_keep if isinstance(exponent, int | float) and exponent > 0 else _shift)(carrier, call)
+    if not isinstance(exponent, int | float) or exponent <= 0:
+        return _shift(carrier, call)
+    return (_keep if float(exponent).is_integer() else _root)(carrier, call)
 
 
 def _add(carrier: Carrier, call: Call) -> list[Tensor]:
@@ -226,7 +250,7 @@ _MOVES = """
 """.split()
 _KEEPS = """
     dropout feature_dropout alpha_dropout relu relu6 leaky_relu prelu _prelu_kernel gelu silu hardswish mish elu celu
-    selu tanh softsign abs neg sqrt square sign sin asinh tan atan erf expm1 log1p to _to_copy type_as half float
+    selu tanh softsign abs neg square sign sin asinh tan atan erf expm1 to _to_copy type_as half float
     double bfloat16 hardshrink softshrink tanhshrink requires_grad_ _conj nan_to_num
 """.split()
 _POOLS = """
@@ -251,6 +275,7 @@ _TABLE: dict[str, Callable[[Carrier, Call], list[Tensor]]] = {
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("add", "sub", "rsub"), _add),
     **dict.fromkeys(("mean", "sum", "amax", "nansum"), _reduce),
+    **dict.fromkeys(("sqrt", "log1p"), _root),
     "pow": _power,
     "mul": _multiply,
     "div": _divide,

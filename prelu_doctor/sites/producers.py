@@ -41,14 +41,17 @@ class Origin:
             return None
         layers = sorted((layer.identity, *_tensors_read(graph, layer.call)) for layer in self.layers)
         ways = sorted(_way(graph, interior) for interior in self.interior)
-        return (function, tuple(layers), tuple(ways), bool(self.upstream), _arriving_channels(graph, call, self))
+        rank = len(graph.shapes[call.reads[0]])  # the units of another rank lie on another axis
+        return (function, rank, tuple(layers), tuple(ways), bool(self.upstream), _arriving_channels(graph, call, self))
 
 
 def _way(graph: Graph, call: Call) -> tuple[str, str, tuple[str, ...]]:
     """An interior call as two sites would share it: `relu(x - 1)` and `relu(x - 2)` differ, two time steps do not."""
     scalars = [argument for argument in (*call.args, *call.kwargs.values()) if isinstance(argument, int | float)]
-    arithmetic = call.op.removesuffix("_") in _ARITHMETIC
-    return (call.op, repr(scalars) if arithmetic else "", _tensors_read(graph, call))
+    op = call.op.removesuffix("_")
+    if op in _REORDERING:
+        return (call.op, repr((call.args[1:], call.kwargs)), _tensors_read(graph, call))
+    return (call.op, repr(scalars) if op in _ARITHMETIC else "", _tensors_read(graph, call))
 
 
 def _tensors_read(graph: Graph, call: Call) -> tuple[str, ...]:
@@ -63,8 +66,9 @@ def _arriving_channels(graph: Graph, call: Call, origin: Origin) -> tuple[object
     if not any(interior.op in _PARTS for interior in origin.interior):
         return ()
     arriving: list[object] = []
+    only_norms = all(layer.is_norm for layer in origin.layers)
     for layer in origin.layers:
-        if layer.is_norm:
+        if layer.is_norm and not only_norms:
             continue
         labels = channel_labels(graph, layer.call.writes[0], layer.axis, origin, call.reads[0])
         if labels is None:
@@ -74,6 +78,7 @@ def _arriving_channels(graph: Graph, call: Call, origin: Origin) -> tuple[object
 
 
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "pow"}
+_REORDERING = {"roll", "flip", "transpose", "permute", "movedim", "swapaxes", "swapdims"}
 _PARTS = set(
     """
     select slice narrow split split_with_sizes chunk unsafe_chunk unsafe_split tensor_split unbind index index_select

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from prelu_doctor.data.batches import Batch
+from prelu_doctor.leaves import opaque_leaf, tensors_of
 from prelu_doctor.sites.activations import ACTIVATION_MODULES, Activation, activation_of
 from prelu_doctor.sites.graph import Call, Graph, Position, Ref
 
@@ -72,6 +72,9 @@ class Recorder(TorchDispatchMode):
         for name, tensor in _named_tensors(model):
             self.graph.tensors[self._enter(tensor)] = name
         self._kept = [tensor for _, tensor in _named_tensors(model)]
+        self._constants = {
+            id(tensor) for module in model.modules() for tensor in _tensors_in(list(vars(module).values()))
+        }
         for tensor in (*batch.args, *batch.kwargs.values()):
             self.graph.from_input.add(self._enter(tensor))
 
@@ -95,7 +98,8 @@ class Recorder(TorchDispatchMode):
 
     def finish(self, output: Any) -> None:
         """Notes what the model returned."""
-        self.graph.outputs = {self._value_of(leaf) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)}
+        self.graph.outputs = {self._value_of(tensor) for tensor in tensors_of(output)}
+        self.graph.opaque_output = opaque_leaf(output)
         self._values.clear()
         self._kept.clear()
 
@@ -145,7 +149,9 @@ class Recorder(TorchDispatchMode):
 
     def _write(self, call: Call, args: tuple[Any, ...], output: Any) -> tuple[int, ...]:
         """Gives every output tensor a new value; a tensor written in place leaves a mark on its storage."""
-        depends = any(value in self.graph.from_input for value in call.reads)
+        # What is drawn anew at every run is no constant: nothing behind it is certain.
+        random = torch.Tag.nondeterministic_seeded in call.func.tags
+        depends = random or any(value in self.graph.from_input for value in call.reads)
         writes = []
         for tensor in _tensors_in(output):
             value = self._enter(tensor)
@@ -166,11 +172,18 @@ class Recorder(TorchDispatchMode):
     def _value_of(self, tensor: Tensor) -> int:
         reference, value = self._values.get(id(tensor), (None, -1))
         if reference is None or reference() is not tensor:
-            return self._enter(tensor)
+            return self._unknown(tensor)
         latest = self._written.get(tensor.untyped_storage()._cdata) if self._written else None
         if latest is None or latest <= value:
             return value
         return self._overwritten(tensor, value, latest)
+
+    def _unknown(self, tensor: Tensor) -> int:
+        """A tensor that came past the dispatcher, as from NumPy: constant only where a module held it before."""
+        value = self._enter(tensor)
+        if id(tensor) not in self._constants:
+            self.graph.from_input.add(value)
+        return value
 
     def _overwritten(self, tensor: Tensor, value: int, latest: int) -> int:
         """A tensor whose storage was written in place through another view: what it holds mixes both."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,7 +68,10 @@ class Treatment:
     @property
     def revived_slope(self) -> float:
         """The slope that revived units get: their own only where slopes are per channel."""
-        return REVIVED_SLOPE if self.alpha == 0.0 and self.alpha_shape == "channel" else self.alpha
+        if self.alpha != 0.0 or self.alpha_shape != "channel":
+            return self.alpha
+        low, high = self.training.alpha_range or (-math.inf, math.inf)
+        return min(max(REVIVED_SLOPE, low), high)
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,15 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
     before = scan_model(model, dataset.scanned(), thresholds=options.thresholds, progress=_counting(phase, "scanning"))
     surgery, nones = operate_and_prove(model, dataset, before, options.alpha_shape)
     _set_slopes(surgery, options.alpha)
-    changes = _reinitialise(model, surgery, dataset, before, options, phase)
+    operated = copy.deepcopy(surgery.model.state_dict())
+    changes = _reinitialise(surgery, dataset, before, options, phase)
     preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=options.keeps_function)
     if options.keeps_function and not is_preserved(preservation):
-        raise moved("reviving dead units", preservation)
+        surgery.model.load_state_dict(operated)
+        changes = [_unrevived(change, preservation) for change in changes]
+        preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
+    if options.keeps_function and not is_preserved(preservation):
+        raise moved("surgery", preservation)
     tuned = _fine_tune(surgery, model, dataset, options, phase)
     after = scan_model(
         surgery.model,
@@ -128,6 +138,15 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
     return Treated(surgery.model, surgery.done, nones, before, after, changes, preservation, tuned)
 
 
+def _unrevived(change: records.SiteChange, moved_by: records.Preservation) -> records.SiteChange:
+    """A site whose revived units were given up, because the output moved: harmless comes before healed."""
+    if not change.revived:
+        return change
+    reason = f"reviving it together with the others moved the output by {moved_by.max_change:.3g}"
+    given_up = records.DeclinedUnits(units=change.revived, reason=reason)
+    return records.replace(change, revived=[], declined_units=[*change.declined_units, given_up])
+
+
 @torch.no_grad()
 def _set_slopes(surgery: Surgery, slope: float) -> None:
     for recipe in surgery.done:
@@ -135,7 +154,7 @@ def _set_slopes(surgery: Surgery, slope: float) -> None:
 
 
 def _reinitialise(
-    model: nn.Module, surgery: Surgery, dataset: Dataset, before: Scan, options: Treatment, phase: Phase
+    surgery: Surgery, dataset: Dataset, before: Scan, options: Treatment, phase: Phase
 ) -> list[records.SiteChange]:
     """Revives dead units, or draws all units anew, as the options say; reports every site."""
     changes = {site.id: _SiteNotes(declined=surgery.declined.get(site.id, "")) for site in before.sites}

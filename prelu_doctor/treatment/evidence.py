@@ -48,10 +48,14 @@ def revivable(before: Scan, dataset: Dataset, converted: Collection[str], revive
         if doubt:
             reasons[doubt] = list(site.dead_units)
             continue
-        awake = [unit for unit in site.dead_units if unit in held_out.get(site.id, set())]
+        saturated = _saturated(before, site)
+        if saturated:
+            reasons["it is not silent but saturated: its output is not 0"] = saturated
+        awake = [unit for unit in site.dead_units if unit in held_out.get(site.id, set()) and unit not in saturated]
         if awake:
             reasons["it fires on the held-out part"] = awake
-        plans, obstacles = plan_revival(before.probe.graph, found, [u for u in site.dead_units if u not in awake])
+        left = [unit for unit in site.dead_units if unit not in awake and unit not in saturated]
+        plans, obstacles = plan_revival(before.probe.graph, found, left)
         sorted_units.plans += plans
         for unit, reason in obstacles.items():
             reasons[reason].append(unit)
@@ -73,6 +77,12 @@ def _doubt(site: records.Site, dataset: Dataset, before: Scan, revive_bound: flo
             f"and --revive-bound asks for {revive_bound:.2%}"
         )
     return ""
+
+
+def _saturated(before: Scan, site: records.Site) -> list[int]:
+    """Dead units of a ReLU6 that stand at its ceiling: nothing may be cut off that carries a constant."""
+    magnitude = before.probe.examined[site.id].tally.magnitude.value()
+    return [unit for unit in site.dead_units if magnitude[unit] > 0]
 
 
 def _fired_on_held_out(before: Scan, dataset: Dataset) -> dict[str, set[int]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from prelu_doctor import records
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.devices import device_of
+from prelu_doctor.errors import ForwardError
+from prelu_doctor.leaves import leaves_of, opaque_leaf
 from prelu_doctor.undisturbed import undisturbed
 
 ROUNDING = 1e-6
@@ -33,23 +33,42 @@ def compare_outputs(
         How far the output moved. Non-finite elements must stand at the same places, else the change is infinite.
     """
     device = device_of(original)
-    samples, equal, change, scale = 0, True, 0.0, 0.0
+    samples, equal, worst = 0, True, (0.0, 0.0)
     with torch.inference_mode(), undisturbed(original), undisturbed(treated):
         for batch in (batch.to(device) for batch in batches):
-            outputs = [tree_leaves(_seeded_run(model, batch)) for model in (original, treated)]
+            outputs = [_outputs(model, batch) for model in (original, treated)]
             for before, after in zip(*outputs, strict=True):
-                if not isinstance(before, Tensor):
-                    continue
                 equal &= _equal(before, after)
-                change = max(change, _change(before, after))
-                scale = max(scale, _scale(before))
+                worst = max(worst, (_change(before, after), _scale(before)), key=_moved_far)
             samples += batch.size
+    change, scale = worst
     return records.Preservation(promised=promised, samples=samples, equal=equal, max_change=change, scale=scale)
 
 
-def _seeded_run(model: nn.Module, batch: Batch) -> Any:
+def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """Everything a model returns, plain values as tensors.
+
+    Raises:
+        ForwardError: It returns an object that cannot be looked into, so that nothing could be promised of it.
+    """
     torch.manual_seed(0)  # a forward may draw random numbers in eval mode too
-    return batch.clone().run(model)
+    output = batch.clone().run(model)
+    opaque = opaque_leaf(output)
+    if opaque:
+        raise ForwardError(
+            f"the model returns a {opaque}, which cannot be looked into",
+            "tensors in tuples, lists, mappings or dataclasses",
+            "wrap the model in one that returns these",
+        )
+    leaves = [leaf for _, leaf in leaves_of(output)]
+    numbers = [leaf for leaf in leaves if isinstance(leaf, Tensor | bool | int | float | complex)]
+    return [leaf if isinstance(leaf, Tensor) else torch.tensor(leaf) for leaf in numbers]
+
+
+def _moved_far(change_and_scale: tuple[float, float]) -> tuple[float, float]:
+    """Orders outputs by how far each moved on its own scale, equal ones by their scale."""
+    change, scale = change_and_scale
+    return (change / scale if scale else float("inf") if change else 0.0, scale)
 
 
 def is_preserved(preservation: records.Preservation) -> bool:
@@ -65,9 +84,11 @@ def _equal(before: Tensor, after: Tensor) -> bool:
 
 
 def _change(before: Tensor, after: Tensor) -> float:
-    if before.shape != after.shape or not torch.equal(before.isfinite(), after.isfinite()):
+    if before.shape != after.shape:
         return float("inf")
-    finite = before.isfinite()
+    finite = before.isfinite() & after.isfinite()
+    if not _equal(before[~finite], after[~finite]):
+        return float("inf")
     return float((after.double() - before.double())[finite].abs().max()) if bool(finite.any()) else 0.0
 
 

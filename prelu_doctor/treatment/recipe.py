@@ -7,6 +7,7 @@ from typing import Final, Literal
 import msgspec
 
 from prelu_doctor.errors import CheckpointError
+from prelu_doctor.escaping import escaped, is_plain_name
 from prelu_doctor.records import Record
 from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape
 
@@ -66,10 +67,20 @@ def decode_recipe(text: str) -> Recipe:
         CheckpointError: The text is no recipe of this version.
     """
     try:
-        return msgspec.json.decode(text, type=Recipe)
-    except msgspec.MsgspecError as error:
+        recipe = msgspec.json.decode(text, type=Recipe)
+        _check_names(recipe)
+        return recipe
+    except (msgspec.MsgspecError, ValueError) as error:
         raise CheckpointError(
             f"the recipe of the converted file cannot be read: {error}",
             f"a recipe of version {RECIPE_VERSION}",
             "convert the original checkpoint again, or use the version that wrote the file",
         ) from error
+
+
+def _check_names(recipe: Recipe) -> None:
+    """A recipe is a file, and its names go into a forward's code."""
+    names = [name for site in recipe.sites for place in site.places for name in (place.module, place.owner)]
+    odd = [name for name in names if name and not is_plain_name(name)]
+    if odd:
+        raise ValueError(f"it names the module {escaped(odd[0])}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from prelu_doctor.sites.consumers import Columns, readers_of
 from prelu_doctor.sites.find import FoundSite
 from prelu_doctor.sites.graph import Call, Graph
+from prelu_doctor.sites.labels import by_channel
 from prelu_doctor.sites.layers import Layer
 from prelu_doctor.sites.producers import Origin, channel_labels, origin_of
 
@@ -134,7 +135,7 @@ def _sources(graph: Graph, site: FoundSite) -> list[_Source]:
 
 
 def _channel_of_unit(labels: Tensor, site: FoundSite) -> Tensor:
-    by_unit = labels.movedim(site.unit_axis, 0).flatten(1)
+    by_unit = by_channel(labels, site.unit_axis)
     highest = by_unit.amax(1)
     single = (by_unit == highest[:, None]).all(1) & (highest > 0)
     alone = torch.tensor([int((highest == label).sum()) == 1 for label in highest.tolist()])
@@ -151,7 +152,8 @@ def _obstacle(graph: Graph, site: FoundSite, layer: Layer, origins: Sequence[Ori
     names = {name for name in (layer.weight, layer.bias, *(layer.statistics or ())) if name}
     if any(call.index not in inside for call in _calls_reading(graph, names)):
         return f"the parameters of {layer.name} are used elsewhere too"
-    if _leaks(graph, layer.call, inside, {call.index for call in site.calls}):
+    uses = [other.call for origin in origins for other in origin.layers if other.identity == layer.identity]
+    if any(_leaks(graph, use, inside, {call.index for call in site.calls}) for use in uses):
         return f"the output of {layer.name} is read by others than this site"
     if any(_cross_norm_between(origin, layer) for origin in origins) and not layer.is_norm:
         return f"a norm behind {layer.name} mixes its channels"

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from prelu_doctor.escaping import escaped, is_plain_name
 from prelu_doctor.sites.activations import ACTIVATION_MODULES, activation_of
 
 
@@ -60,6 +61,9 @@ def traced_activations(
         raise CannotRewriteError("its forward was replaced on the instance")
     with _left_alone(owner):
         graph = _trace(owner, none_arguments)
+    odd = [node.target for node in graph.nodes if isinstance(node.target, str) and not is_plain_name(node.target)]
+    if odd:
+        raise CannotRewriteError(f"a name in it is not fit for code: {escaped(odd[0])}")
     nodes = [node for node in graph.nodes if _is_activation(owner, node)]
     if len(nodes) != of:
         raise CannotRewriteError(f"its traced forward shows {len(nodes)} activation calls, its run made {of}")

@@ -186,7 +186,7 @@ def _not_for_surgery(
     if not site.calls:
         return f"{site.position.source}: its branch does not run on the first samples"
     if site.activation.function in ("prelu", "leaky_relu"):
-        return f"{site.activation.function} already passes a gradient on its negative side"
+        return f"it is a {site.activation.function} already, with a negative side of its own"
     if site.position.module == "":
         return "the model itself is the activation; there is no module to put a PReLU into"
     unregistered = [call for call in site.calls if call.position and call.position.owner.startswith("<")]

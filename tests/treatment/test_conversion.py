@@ -162,12 +162,13 @@ def test_the_phases_are_told_in_their_order() -> None:
     assert told.count("fine-tuning") == 30
 
 
-def test_an_output_that_moves_although_it_must_not_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revival_that_moves_the_output_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from prelu_doctor.treatment import revival_plan
 
     monkeypatch.setattr(revival_plan, "_cut", lambda columns, graph: iter(()))
-    with pytest.raises(BrokenPromiseError, match="reviving dead units moved the output"):
-        healed("dying_cnn.pt", training=UNTRAINED)
+    report = healed("dying_cnn.pt", training=UNTRAINED).report
+    assert report.preservation.equal
+    assert all("moved the output" in change.declined_units[0].reason for change in report.changes)
 
 
 def test_a_site_whose_prelu_moves_the_output_keeps_its_relu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,3 +213,35 @@ def test_nan_in_the_data_is_no_evidence_of_death() -> None:
     (change,) = treat(model, dataset_of(x), Treatment(training=UNTRAINED)).changes
     assert change.revived == []
     assert [(units.units, "NaN" in units.reason) for units in change.declined_units] == [([0, 1], True)]
+
+
+def test_a_unit_at_its_ceiling_is_dead_but_not_silent_and_left_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU6(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[0].bias[1], model[0].bias[5] = 50.0, -50.0
+    treated = treat(model, dataset_of(gaussian(600, 4)), Treatment(training=UNTRAINED))
+    (change,) = treated.changes
+    assert change.revived == [5]
+    assert [(units.units, "saturated" in units.reason) for units in change.declined_units] == [([1], True)]
+    assert treated.preservation.equal
+
+
+@pytest.mark.parametrize("root", [torch.sqrt, torch.log1p, lambda x: x**0.5], ids=["sqrt", "log1p", "pow"])
+def test_a_unit_before_a_function_undefined_below_zero_is_declined(root: object) -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.act, self.head = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(root(self.act(self.fc(x))))  # type: ignore[operator]
+
+    torch.manual_seed(0)
+    model = Root().eval()
+    with torch.no_grad():
+        model.fc.bias[2] = -50.0
+    treated = treat(model, dataset_of(gaussian(600, 4)), Treatment(training=UNTRAINED))
+    assert treated.changes[0].revived == []
+    assert "undefined below zero" in treated.changes[0].declined_units[0].reason
+    assert treated.preservation.equal

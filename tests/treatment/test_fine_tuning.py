@@ -94,6 +94,31 @@ class TestObjective:
     def test_without_labels_an_equal_model_has_nothing_to_learn(self) -> None:
         assert "equals it already" in str(tuned(net(), target=None).fine_tune)
 
+    def test_one_hot_labels_are_classes(self) -> None:
+        hot, indices = record_of(tuned(net(), target=F.one_hot(Y, 3).float())), record_of(tuned(net()))
+        assert hot.objective == "cross-entropy"
+        assert hot.best.accuracy == indices.best.accuracy
+        assert math.isclose(hot.best.loss, indices.best.loss, rel_tol=1e-4)
+
+    @pytest.mark.parametrize("target", [(X[:, :1] > 0).float(), (X[:, 0] > 0).long(), (X[:, :1] > 0).long()])
+    def test_labels_of_0_and_1_for_one_output_are_binary_classes(self, target: Tensor) -> None:
+        record = record_of(tuned(net(outputs=1), target=target))
+        assert record.objective == "binary-cross-entropy"
+        assert record.best.loss < record.start.loss < 2
+        assert record.best.accuracy > record.start.accuracy
+
+    def test_a_model_that_gives_probabilities_is_taken_at_its_word(self) -> None:
+        class Probable(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x).softmax(1)
+
+        torch.manual_seed(0)
+        logits, probable = net(), Probable().eval()
+        probable.load_state_dict(logits.state_dict())
+        start, wanted = (record_of(tuned(model, steps=1)).start for model in (probable, logits))
+        assert math.isclose(start.loss, wanted.loss, rel_tol=1e-4)
+        assert start.accuracy == wanted.accuracy
+
     def test_labels_of_a_part_alone_are_no_labels(self) -> None:
         dataset = dataset_of(X, held_out=(X[:32],), held_out_target=Y[:32])
         assert record_of(tuned(net(), dataset=dataset, alpha=0.25)).objective == "distillation"

@@ -335,7 +335,7 @@ def test_a_module_of_the_users_own_is_never_overwritten() -> None:
     surgery, _ = operated(model, X)
     assert torch.equal(surgery.model.prelu_1.weight, model.prelu_1.weight)
     assert surgery.done[0].places[0].module == "prelu_1_"
-    assert "already passes a gradient" in surgery.declined["prelu_1"]
+    assert "is a prelu already" in surgery.declined["prelu_1"]
 
 
 class AttributeNobodyCalls(Net):
