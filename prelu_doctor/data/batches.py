@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prelu_doctor.errors import DataError
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -74,5 +76,12 @@ class Dataset:
     contents: str = ""
 
     def first(self) -> Batch:
-        """The first batch to scan."""
-        return next(self.scanned())
+        """The first batch to scan.
+
+        Raises:
+            DataError: There is none.
+        """
+        first = next(self.scanned(), None)
+        if first is None:
+            raise DataError(f"{self.source}: no samples", "at least one sample", "check --data and --max-samples")
+        return first

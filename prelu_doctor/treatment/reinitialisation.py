@@ -51,7 +51,7 @@ def _recalibrate(model: nn.Module, norms: list[_BatchNorm], batches: Callable[[]
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():
             for batch in (batch for batch in batches() if batch.size > 1):
                 batch.to(device).clone().run(model)
     finally:

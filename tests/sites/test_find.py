@@ -185,3 +185,28 @@ def test_a_call_after_a_part_has_failed_belongs_to_the_caller():
 
     model = Made(run, part=nn.Linear(9, 9), fc=nn.Linear(3, 4))
     assert ids_in(model, noise(2, 3)) == [":relu#1"]
+
+
+def test_halves_of_a_norm_behind_an_activation_are_two_sites():
+    def run(model, x):
+        one, other = model.norm(F.relu(model.first(x))).chunk(2, 1)
+        return F.relu(one) + F.relu(other)
+
+    made = Made(run, first=nn.Linear(3, 8), norm=nn.BatchNorm1d(8))
+    assert len(found_in(made, noise(2, 3))[1].found) == 3
+
+
+def test_other_orders_of_the_same_channels_are_other_sites():
+    def run(model, x):
+        hidden = model.fc(x)
+        return F.relu(hidden.roll(1, 1)) + F.relu(hidden.roll(2, 1)) + F.relu(hidden.flip(1))
+
+    assert len(found_in(Made(run, fc=nn.Linear(3, 8)), noise(2, 3))[1].found) == 3
+
+
+def test_a_call_of_another_rank_is_a_site_of_its_own():
+    def run(model, x):
+        return F.relu(model.fc(x)).sum() + F.relu(model.fc(x[:, None].expand(-1, 8, -1))).sum()
+
+    sites = found_in(Made(run, fc=nn.Linear(3, 8)), noise(2, 3))[1].found
+    assert [(site.unit_axis, site.units) for site in sites] == [(1, 8), (2, 8)]
