@@ -58,7 +58,8 @@ _RULES = (
         "warning",
         "Some units of this site fired on no sample that was scanned. Behind a ReLU a unit that never fires has a "
         "zero gradient on every sample, so no training step on such data can bring it back: the network carries "
-        "its weights, pays for its arithmetic and gets a constant 0. Usual causes are a learning rate that was "
+        "its weights, pays for its arithmetic and gets a constant: 0, or the ceiling of a "
+        "ReLU6. Usual causes are a learning rate that was "
         "once too high, a large negative bias or normalisation shift, and an initialisation too small for the "
         "depth. For a PReLU or LeakyReLU a unit counts as dead only if its slope is also below 1e-3.\n\n"
         "Silence on n samples is no proof of death. It bounds the firing rate: at most 1 - 0.05^(1/n) at 95 % "
@@ -141,8 +142,7 @@ _RULES = (
         "note",
         "No sample data was given, so the model was fed seeded Gaussian noise. Which units fire depends on the "
         "input: on noise a healthy unit may be silent and a dead one may fire. The findings are advice; they fail "
-        "no gate, and `convert` revives and trains nothing. Weights that are not finite and sites that the input "
-        "does not reach are judged all the same.",
+        "no gate, and `convert` revives and trains nothing. Weights that are not finite are judged all the same.",
         "Give real samples, prepared as in training: `--data samples.npz` (array `x`, labels `y` if there are "
         "any), a `.safetensors` or `.npy` file, a folder of images, or `module:callable`. A few hundred are "
         "enough.",
