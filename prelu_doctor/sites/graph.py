@@ -34,6 +34,8 @@ class Position:
         ordinal: 1 for the first such call in this run of the owner's forward.
         rank: 0 for the first activation call of any form in this run of the owner's forward.
         source: File name and line, `resnet.py:102`.
+        location: Where in the owner's code it stands, as `locations.located` tells it; empty where a hook or TorchScript
+            makes the call.
     """
 
     path: tuple[str, ...]
@@ -42,6 +44,7 @@ class Position:
     ordinal: int
     rank: int
     source: str
+    location: str = ""
 
 
 @dataclass(frozen=True)

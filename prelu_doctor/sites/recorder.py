@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.leaves import opaque_leaf, tensors_of
-from prelu_doctor.sites.activations import ACTIVATION_MODULES, Activation, activation_of
+from prelu_doctor.sites.activations import Activation, activation_of, is_activation_module
 from prelu_doctor.sites.graph import Call, Graph, Position, Ref
+from prelu_doctor.sites.locations import located
 
 
 class Watcher(Protocol):
@@ -225,16 +226,20 @@ class Recorder(TorchDispatchMode):
 
     def _position(self, function: str) -> Position:
         frame = self._frames[-1]
-        if isinstance(frame.module, ACTIVATION_MODULES) and len(self._frames) > 2:  # the model itself has no caller
+        source = _user_line(self._entry)
+        if is_activation_module(frame.module) and len(self._frames) > 2:  # the model itself has no caller
             caller = self._frames[-2]
             caller.rank += 1
-            ordinal = caller.calls[frame.path]
-            return Position(frame.call_path, caller.path, frame.path, ordinal, caller.rank - 1, _user_line(self._entry))
+            where = _location(caller.module)
+            return Position(
+                frame.call_path, caller.path, frame.path, caller.calls[frame.path], caller.rank - 1, source, where
+            )
         frame.rank += 1
         name = f":{function}"
         frame.calls[name] += 1
         path = (*frame.call_path, f"{name}#{frame.calls[name]}")
-        return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, _user_line(self._entry))
+        where = _location(frame.module)
+        return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, source, where)
 
 
 _FUSED = {"rnn_relu", "rnn_relu_cell"}
@@ -268,6 +273,12 @@ def _replace_tensors(value: Any, value_of: Callable[[Tensor], int], reads: list[
     if isinstance(value, tuple | list):
         return type(value)(_replace_tensors(item, value_of, reads) for item in value)
     return value
+
+
+def _location(owner: nn.Module | None) -> str:
+    """Where in its owner's code the running call stands."""
+    module, location = located(sys._getframe(1))
+    return location if module is owner else ""
 
 
 _TORCH = str(Path(torch.__file__).parent) + "/"
