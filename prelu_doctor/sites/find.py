@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from prelu_doctor.records import Unresolved
@@ -22,6 +23,7 @@ class FoundSite:
 
     Attributes:
         id: As in the report.
+        number: Its place among all sites found, from 0.
         key: What every call of the site has in common, in any forward.
         activation: What rectifier it is.
         position: Where its first call stands.
@@ -31,11 +33,13 @@ class FoundSite:
         axis_assumed: True where no producer told the axis.
         units: Number of units C.
         rank: Number of axes of its activation tensor.
+        dtype: Its data type.
         input_independent: True where the model's input does not reach it.
         producers: Names of the layers that write its units, in forward order.
     """
 
     id: str
+    number: int
     key: tuple[object, ...]
     activation: Activation
     position: Position
@@ -45,6 +49,7 @@ class FoundSite:
     axis_assumed: bool
     units: int
     rank: int
+    dtype: torch.dtype
     input_independent: bool
     producers: list[str]
 
@@ -66,7 +71,7 @@ class Sites:
     spots: Spots = field(default_factory=Spots)
 
     def __post_init__(self) -> None:
-        self._by_key: dict[tuple[object, ...], int] = {site.key: number for number, site in enumerate(self.found)}
+        self._by_key: dict[tuple[object, ...], int] = {site.key: site.number for site in self.found}
         self._placed: dict[int, int] = {}
         self._numbered = len(self.found)
 
@@ -115,6 +120,7 @@ class Sites:
             return NO_SITE
         site = FoundSite(
             id=self._free_id(_basic_id(call.position)),
+            number=len(self.found),
             key=key,
             activation=call.activation,
             position=call.position,
@@ -124,12 +130,13 @@ class Sites:
             axis_assumed=axis is None,
             units=shape[_assumed_axis(shape) if axis is None else axis],
             rank=len(shape),
+            dtype=graph.dtypes[call.reads[0]],
             input_independent=call.reads[0] not in graph.from_input,
             producers=self._producer_names(origin),
         )
         self.found.append(site)
-        self._by_key[key] = len(self.found) - 1
-        return len(self.found) - 1
+        self._by_key[key] = site.number
+        return site.number
 
     def _unit_axis(self, graph: Graph, call: Call, origin: Origin) -> int | None:
         """The axis that the nearest producer tells; behind another activation, the axis that this one has."""
@@ -188,8 +195,7 @@ class Sites:
             assert call.position is not None
             number = self._placed.get(call.index, NO_SITE)
             runs[call.position.path[:-1], Spot(call.position.owner, call.position.location)].append(number)
-            if call.position.module is not None:
-                self.spots.modules[call.position.module].add(number)
+            self.spots.modules[call.position.module].add(number)
         for (_, spot), numbers in runs.items():
             self.spots.add_run(spot, tuple(numbers))
 

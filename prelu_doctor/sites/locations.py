@@ -1,4 +1,4 @@
-"""Where in the code a call stands: the same text when the model is traced, when it runs converted, and when it is loaded."""
+"""Where in the code a call stands: told the same way when the model is traced and when the converted one runs."""
 
 from __future__ import annotations
 
@@ -57,9 +57,14 @@ def located(frame: FrameType | None) -> tuple[nn.Module | None, str]:
     return None, ""
 
 
+def functions_of(location: str) -> list[str]:
+    """The functions on the way, each with the digest of its source."""
+    return [step.partition("+")[0] for step in location.split(">")]
+
+
 def names_of(location: str) -> list[str]:
-    """The functions on the way, without digests, lines and columns."""
-    return [step.rpartition("@")[0] for step in location.split(">")]
+    """The names of the functions on the way."""
+    return [step.partition("@")[0] for step in location.split(">")]
 
 
 def _is_plumbing(file: str) -> bool:
@@ -82,5 +87,5 @@ def _digest(code: CodeType) -> str:
     try:
         text: Any = inspect.getsource(code)
     except (OSError, TypeError, IndentationError):
-        text = repr((code.co_names, code.co_varnames))  # typed into a console, or generated
+        text = repr((code.co_names, code.co_varnames, code.co_code))  # typed into a console, or generated
     return hashlib.sha256(text.encode()).hexdigest()[:8]

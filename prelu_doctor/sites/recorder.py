@@ -70,6 +70,7 @@ class Recorder(TorchDispatchMode):
         self._frames = [_Frame(None, "", ())]
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._written: dict[int, int] = {}
+        self._fused = ""
         for name, tensor in _named_tensors(model):
             self.graph.tensors[self._enter(tensor)] = name
         self._kept = [tensor for _, tensor in _named_tensors(model)]
@@ -109,9 +110,8 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         op = func.overloadpacket.__name__
-        if op in _FUSED:
-            with self:
-                return func.decompose(*args, **kwargs)
+        if op in FUSED:
+            return self._decomposed(func, args, kwargs)
         activation = self._floating(activation_of(op, args, kwargs), args)
         reads: list[int] = []
         recorded_args = _replace_tensors(args, self._value_of, reads)
@@ -137,6 +137,14 @@ class Recorder(TorchDispatchMode):
         if watcher:
             watcher.after(self.graph, call, output)
         return output
+
+    def _decomposed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._fused = f">{func.overloadpacket.__name__}"
+        try:
+            with self:
+                return func.decompose(*args, **kwargs)
+        finally:
+            self._fused = ""
 
     def _floating(self, activation: Activation | None, args: tuple[Any, ...]) -> Activation | None:
         """The activation, unless it acts on integers, which have no gradient: these are noted as declined."""
@@ -166,7 +174,7 @@ class Recorder(TorchDispatchMode):
         return tuple(writes)
 
     def _enter(self, tensor: Tensor) -> int:
-        value = self.graph.new_value(tuple(tensor.shape))
+        value = self.graph.new_value(tensor)
         self._values[id(tensor)] = (weakref.ref(tensor), value)
         return value
 
@@ -230,7 +238,7 @@ class Recorder(TorchDispatchMode):
         if is_activation_module(frame.module) and len(self._frames) > 2:  # the model itself has no caller
             caller = self._frames[-2]
             caller.rank += 1
-            where = _location(caller.module)
+            where = self._location(caller.module)
             return Position(
                 frame.call_path, caller.path, frame.path, caller.calls[frame.path], caller.rank - 1, source, where
             )
@@ -238,11 +246,16 @@ class Recorder(TorchDispatchMode):
         name = f":{function}"
         frame.calls[name] += 1
         path = (*frame.call_path, f"{name}#{frame.calls[name]}")
-        where = _location(frame.module)
+        where = self._location(frame.module)
         return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, source, where)
 
+    def _location(self, owner: nn.Module | None) -> str:
+        """Where in its owner's code the running call stands."""
+        module, location = located(sys._getframe(1))
+        return location + self._fused if module is owner and location else ""
 
-_FUSED = {"rnn_relu", "rnn_relu_cell"}
+
+FUSED = {"rnn_relu", "rnn_relu_cell"}
 """Composite operations that hide their ReLUs: their parts are recorded instead."""
 
 
@@ -273,12 +286,6 @@ def _replace_tensors(value: Any, value_of: Callable[[Tensor], int], reads: list[
     if isinstance(value, tuple | list):
         return type(value)(_replace_tensors(item, value_of, reads) for item in value)
     return value
-
-
-def _location(owner: nn.Module | None) -> str:
-    """Where in its owner's code the running call stands."""
-    module, location = located(sys._getframe(1))
-    return location if module is owner else ""
 
 
 _TORCH = str(Path(torch.__file__).parent) + "/"

@@ -25,15 +25,13 @@ class Spot:
 
 @dataclass(frozen=True)
 class Turn:
-    """Which of a spot's calls belong to a site.
+    """One of a spot's calls.
 
     Attributes:
-        spot: The spot.
         turn: Number of the call in one run of the owner's forward, from 0.
         of: After how many calls the turns start over; 0 where they never do.
     """
 
-    spot: Spot
     turn: int
     of: int
 
@@ -45,11 +43,11 @@ class Spots:
     Attributes:
         served: By spot the longest sequences of sites that a run of the owner's forward went through. One, where no
             two runs contradict each other.
-        modules: By path of an activation module the sites that it serves.
+        modules: By path of an activation module the sites that it serves; under None those that a function serves.
     """
 
     served: dict[Spot, list[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(list))
-    modules: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    modules: dict[str | None, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def add_run(self, spot: Spot, sites: tuple[int, ...]) -> None:
         """Notes the sites that one run of the owner's forward went through at a spot, in order."""
@@ -61,27 +59,26 @@ class Spots:
         """The spots that make a site's calls."""
         return [spot for spot, runs in self.served.items() if any(site in run for run in runs)]
 
-    def turns_of(self, site: int) -> list[Turn] | None:
-        """Which calls of which spots belong to a site; None where that differs from run to run."""
-        turns: list[Turn] = []
-        for spot in self.of_site(site):
-            if len(self.served[spot]) > 1:
-                return None
-            (run,) = self.served[spot]
-            period = _period(run)
-            turns += [Turn(spot, turn, period) for turn, other in enumerate(run[: period or None]) if other == site]
-        return turns
+    def of_owner(self, owner: str) -> list[int]:
+        """The sites that a module's forward serves, lowest first."""
+        numbers = {site for spot, runs in self.served.items() if spot.owner == owner for run in runs for site in run}
+        return sorted(numbers - {NO_SITE})
 
-    def sections_of(self, site: int) -> list[Turn] | None:
-        """As `turns_of` for spots that serve one site after the other, each with any number of calls in a row."""
-        turns: list[Turn] = []
-        for spot in self.of_site(site):
-            orders = {tuple(_without_repeats(run)) for run in self.served[spot]}
-            if len(orders) > 1 or len(set(min(orders))) < len(min(orders)):
-                return None
-            (order,) = orders
-            turns.append(Turn(spot, order.index(site), len(order)))
-        return turns
+    def turns(self, spot: Spot, site: int) -> list[Turn] | None:
+        """Which of a spot's calls belong to a site; None where that differs from run to run."""
+        if len(self.served[spot]) > 1:
+            return None
+        (run,) = self.served[spot]
+        period = _period(run)
+        return [Turn(turn, period) for turn, other in enumerate(run[: period or None]) if other == site]
+
+    def sections(self, spot: Spot, site: int) -> list[Turn] | None:
+        """As `turns` for a spot that serves one site after the other, each with any number of calls in a row."""
+        orders = {tuple(_without_repeats(run)) for run in self.served[spot]}
+        order = max(orders, key=len)
+        if len(orders) > 1 or len(set(order)) < len(order):
+            return None
+        return [Turn(order.index(site), len(order))]
 
 
 def _period(run: tuple[int, ...]) -> int:
