@@ -102,6 +102,7 @@ class FunctionAsArgument(Odd):
 
     expected_sites = [("block:relu#1", 5)]
     input_shape = (4,)
+    not_yet = {"converted": "a function that is an argument of the forward is a placeholder to torch.fx"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,6 +160,7 @@ class HelperBehindBranch(Odd):
 
     expected_sites = [(":relu#1", 5), (":relu#2", 6)]
     input_shape = (4,)
+    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -288,7 +290,7 @@ class FreshRelu(_TwoLayers):
     """`nn.ReLU()(x)`: a module that is made anew at every run."""
 
     expected_sites = [("<unregistered ReLU>", 5)]
-    hidden = True  # its recorder looks modules up by their path
+    not_yet = {"converted": "the module does not exist before the forward runs"}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(nn.ReLU()(self.fc(x)))
@@ -300,11 +302,12 @@ class BlocksInAList(Odd):
     expected_sites = [("<unregistered _PlainBlock>:relu#1", 5), ("act", 6)]
     input_shape = (4,)
     declines = {"<unregistered _PlainBlock>:relu#1": "not registered"}
-    hidden = True
 
     def __init__(self) -> None:
         super().__init__()
         self.blocks = [_PlainBlock()]
+        nn.init.constant_(self.blocks[0].fc.weight, 0.3)  # no file holds them: another instance must have the same
+        nn.init.constant_(self.blocks[0].fc.bias, 0.1)
         self.fc = nn.Linear(5, 6)
         self.act = nn.ReLU()
         self.head = nn.Linear(6, 2)
@@ -357,6 +360,8 @@ class _Wrapper(nn.Module):
 class InventsAttributes(_TwoLayers):
     """A __getattr__ that has an answer to every name."""
 
+    not_yet = {"operated": "the search for a free name never ends"}
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -390,6 +395,7 @@ class ActivationInHook(Odd):
 
     expected_sites = [(":relu#1", 5)]
     input_shape = (4,)
+    not_yet = {"converted": "hooks of children are no part of the traced forward"}
 
     def __init__(self) -> None:
         super().__init__()
