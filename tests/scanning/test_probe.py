@@ -9,7 +9,7 @@ import torch
 from scanning.oracle import scanned, split
 from sites.made import noise
 from torch import nn
-from zoo import DropoutFunctional, PlantedModel, every
+from zoo import DIFFERENT, DropoutFunctional, PlantedModel, every
 
 from prelu_doctor.scanning.scan import scan_model
 
@@ -38,7 +38,7 @@ def test_a_single_sample_is_enough():
     assert (site.samples, site.counted) == (1, "samples")
 
 
-@every(but=lambda kind: kind.by_batch)
+@pytest.mark.parametrize("kind", DIFFERENT)
 def test_the_state_does_not_grow_with_the_samples(kind):
     few, many = (scanned(kind(), *kind.inputs(samples), size=5, **kind.keywords(samples)) for samples in (10, 20))
     assert size_of_state(few) == size_of_state(many)

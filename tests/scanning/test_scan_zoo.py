@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 from scanning.oracle import Truth, scanned, split, truths_of
-from zoo import ALL, InputIndependentBias, PlantedModel, PReluNet, TimeLoop, every
+from zoo import ALL, DIFFERENT, InputIndependentBias, PlantedModel, PReluNet, TimeLoop, every
 
 from prelu_doctor.scanning.scan import Thresholds, scan_model
 
@@ -26,16 +26,21 @@ def truths(kind) -> dict[str, Truth]:
     return truths_of(kind, model, Batch(args=inputs, kwargs=keywords))
 
 
+@functools.cache
+def scan_of(kind, size):
+    model, inputs, keywords = model_and_inputs(kind)
+    return scanned(model, *inputs, size=size, **keywords)
+
+
 def tells_nothing(kind):
     """No call is seen by the slow recorder, or a sample alone is not run as it is among others."""
     return kind.hidden or kind.by_batch
 
 
 @every("counted", but=tells_nothing)
-@pytest.mark.parametrize("size", [1, 4, SAMPLES])
+@pytest.mark.parametrize("size", [1, 4])
 def test_counts_equal_the_oracle_in_every_batch_split(kind, size):
-    model, inputs, keywords = model_and_inputs(kind)
-    scan = scanned(model, *inputs, size=size, **keywords)
+    scan = scan_of(kind, size)
     assert [site.id for site in scan.sites] == list(truths(kind))
     for site in scan.sites:
         truth = truths(kind)[site.id]
@@ -46,10 +51,9 @@ def test_counts_equal_the_oracle_in_every_batch_split(kind, size):
             assert (site.samples, site.counted) == (SAMPLES, "samples")
 
 
-@every("counted", but=tells_nothing)
+@every(but=tells_nothing)
 def test_dead_units_are_those_that_never_fire_and_pass_no_gradient(kind):
-    model, inputs, keywords = model_and_inputs(kind)
-    for site in scanned(model, *inputs, size=4, **keywords).sites:
+    for site in scan_of(kind, 4).sites:
         silent = [unit for unit, fired in enumerate(truths(kind)[site.id].fired) if not fired]
         kept_alive = [unit for unit in silent if passes_gradient(site, unit)]
         assert site.dead_units == [unit for unit in silent if unit not in kept_alive]
@@ -62,11 +66,11 @@ def passes_gradient(site, unit):
     return abs(site.alpha.values[unit if len(site.alpha.values) > 1 else 0]) >= 1e-3
 
 
-@every("counted", but=tells_nothing)
+@pytest.mark.parametrize("kind", DIFFERENT)
 def test_the_order_of_the_samples_does_not_matter(kind):
     model, inputs, keywords = model_and_inputs(kind)
     order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(1))
-    one = scanned(model, *inputs, size=4, **keywords)
+    one = scan_of(kind, 4)
     other = scanned(model, *(x[order] for x in inputs), size=4, **{name: x[order] for name, x in keywords.items()})
     for site, again in zip(one.sites, other.sites, strict=True):
         assert site.firing_rate == again.firing_rate
@@ -74,7 +78,7 @@ def test_the_order_of_the_samples_does_not_matter(kind):
         assert site.dead_units == again.dead_units
 
 
-@every("counted", but=lambda kind: kind.by_batch)
+@pytest.mark.parametrize("kind", DIFFERENT)
 def test_tallies_of_shards_merge_to_the_tally_of_the_whole(kind):
     """To the bit and in any order; the shards run the same batches as the whole."""
     model, inputs, keywords = model_and_inputs(kind)

@@ -348,6 +348,24 @@ ALL: list[type[Odd]] = [
     HyperNetwork,
 ]
 
+DIFFERENT: list[type[Odd]] = [
+    PlantedModel,
+    TimeLoop,
+    TimeLoopOfTwoLayers,
+    RnnRelu,
+    FlattenedTokens,
+    SequenceFirst,
+    ChannelsLastConv,
+    Relu6Net,
+    PReluNet,
+    TwoInputs,
+    OneByKeyword,
+    InputIndependentBias,
+    BrainHalf,
+    Integers,
+]
+"""Models that differ in what a scan has to keep of them: for what need not be asked of all."""
+
 NEVER_ENDS = [InventsAttributes]
 """What must not even be tried where it is expected to fail."""
 
