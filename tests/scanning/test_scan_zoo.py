@@ -9,9 +9,9 @@ import torch
 from scanning.oracle import Truth, scanned, split, truths_of
 from zoo import ALL, DIFFERENT, InputIndependentBias, PlantedModel, PReluNet, TimeLoop, every
 
+from prelu_doctor.data.batches import Batch
 from prelu_doctor.scanning.scan import Thresholds, scan_model
 
-from prelu_doctor.data.batches import Batch
 SAMPLES = 6
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from treated import dataset_of, UNTRAINED, equal, gaussian, output_of, same_state
+from treated import UNTRAINED, dataset_of, equal, gaussian, output_of, same_state
 from zoo import PlantedModel, SequenceFirst, every
 from zoo.odd import Odd
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import warnings
 
@@ -11,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from treated import dataset_of, equal, gaussian, operated, output_of, untrained
-from zoo import DropoutFunctional, InplaceThenOverwritten, Integers, PlantedModel, SharedReluTwoWidths, every
+from zoo import (
+    DropoutFunctional,
+    FunctionalOnOutput,
+    InplaceThenOverwritten,
+    Integers,
+    PlantedModel,
+    SharedReluTwoWidths,
+    every,
+)
 from zoo.odd import Odd
 
 from prelu_doctor.data.batches import Batch
@@ -20,6 +27,7 @@ from prelu_doctor.scanning.scan import Scan, scan_model
 from prelu_doctor.sites.trace import trace
 from prelu_doctor.treatment.fine_tuning import slope_parameters
 from prelu_doctor.treatment.surgery import Surgery, copy_of
+
 
 def zoo_model(kind: type[Odd]) -> Odd:
     torch.manual_seed(0)
@@ -144,6 +152,13 @@ def test_the_result_can_be_copied_and_keeps_its_classes_and_flags(kind: type[Odd
     for slope in slope_parameters(twin):
         torch.nn.init.constant_(slope, 0.5)
     assert all((slope == 0).all() or kind.__name__ == "PReluNet" for slope in slope_parameters(surgery.model))
+
+
+def test_a_dead_unit_of_the_last_operation_is_not_revived_because_it_is_an_output() -> None:
+    treated = untrained(zoo_model(FunctionalOnOutput), *FunctionalOnOutput.inputs(400))
+    (last,) = (change for change in treated.changes if change.site == ":relu#2")
+    assert not last.revived
+    assert [(declined.units, "output" in declined.reason) for declined in last.declined_units] == [([1], True)]
 
 
 class Net(nn.Module):

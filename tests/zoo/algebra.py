@@ -204,7 +204,9 @@ class _ByRelu(_Wide):
 class MaximumWithZeros(_ByOtherMeans):
     """torch.maximum(x, zeros)."""
 
-    not_yet = dict.fromkeys(("found", "counted", "converted"), "torch.maximum with zeros is not recognised as a rectifier")
+    not_yet = dict.fromkeys(
+        ("found", "counted", "converted"), "torch.maximum with zeros is not recognised as a rectifier"
+    )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -214,7 +216,9 @@ class MaximumWithZeros(_ByOtherMeans):
 class WherePositive(_ByOtherMeans):
     """torch.where(x > 0, x, 0)."""
 
-    not_yet = dict.fromkeys(("found", "counted", "converted"), "torch.where over x > 0 is not recognised as a rectifier")
+    not_yet = dict.fromkeys(
+        ("found", "counted", "converted"), "torch.where over x > 0 is not recognised as a rectifier"
+    )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)

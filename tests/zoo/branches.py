@@ -82,7 +82,7 @@ class DataBranch(_TwoSites):
 
 
 class DataBranchWithRelu(Odd):
-    """A ReLU that runs for some batches only: for those whose first number is positive, as in the first of the tests."""
+    """A ReLU that runs for some batches only: for those whose first number is positive, as at first in the tests."""
 
     expected_sites = [(":relu#1", 5), (":relu#2", 6)]
     input_shape = (4,)

@@ -53,8 +53,21 @@ def silent_units(call: Call) -> list[int]:
 
 def test_all_lists_every_model_of_the_zoo() -> None:
     files = (
-        algebra, axes, branches, forms, inplace, inside, loops, planted, ranks, reached, results, sharing,
-        surroundings, weights, wiring,
+        algebra,
+        axes,
+        branches,
+        forms,
+        inplace,
+        inside,
+        loops,
+        planted,
+        ranks,
+        reached,
+        results,
+        sharing,
+        surroundings,
+        weights,
+        wiring,
     )
     classes = {item for file in files for _, item in inspect.getmembers(file, inspect.isclass) if issubclass(item, Odd)}
     defined = {item for item in classes if not item.__name__.startswith("_")} - {Odd}
