@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -93,7 +94,9 @@ class Recorder(TorchDispatchMode):
             register_module_forward_hook(self._pop, always_call=True),
         )
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=_HOOKS_AND_COMPILER, category=UserWarning)
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -257,6 +260,10 @@ class Recorder(TorchDispatchMode):
 
 FUSED = {"rnn_relu", "rnn_relu_cell"}
 """Composite operations that hide their ReLUs: their parts are recorded instead."""
+
+
+_HOOKS_AND_COMPILER = "Using .torch.compile.module.. when there are global hooks"
+"""A compiled module says that hooks see it twice: once under its own path and once under that of the module inside."""
 
 
 def _paths_of(model: nn.Module) -> dict[int, list[str]]:

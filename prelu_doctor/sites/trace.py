@@ -60,9 +60,12 @@ def none_arguments(model: nn.Module, batch: Batch, owners: Iterable[str]) -> dic
         owners: Paths of the modules to look at.
 
     Returns:
-        By path, the names of the arguments that were None in every call.
+        By path, the names of the arguments that were None in every call; scripted modules, which have no signature,
+        are left out.
     """
-    seen: dict[str, list[set[str]]] = {owner: [] for owner in owners}
+    seen: dict[str, list[set[str]]] = {
+        owner: [] for owner in owners if not isinstance(model.get_submodule(owner), torch.jit.ScriptModule)
+    }
 
     def note(owner: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(module.forward).bind(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -11,20 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from treated import dataset_of, equal, gaussian, operated, output_of, untrained
-from zoo import ALL, DropoutFunctional, PlantedModel, SharedReluTwoWidths
+from zoo import (
+    DropoutFunctional,
+    FunctionalOnOutput,
+    InplaceThenOverwritten,
+    Integers,
+    PlantedModel,
+    SharedReluTwoWidths,
+    every,
+)
 from zoo.odd import Odd
 
-from prelu_doctor.scanning.scan import scan_model
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.leaves import tensors_of
+from prelu_doctor.scanning.scan import Scan, scan_model
 from prelu_doctor.sites.trace import trace
 from prelu_doctor.treatment.fine_tuning import slope_parameters
-
-EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-
-DECLINED = {
-    "LeakyNet": {"act", ":leaky_relu#1"},
-    "PReluNet": {"act"},
-}
-"""Sites of the zoo that keep their activation: they have a negative side already."""
+from prelu_doctor.treatment.surgery import Surgery, copy_of
 
 
 def zoo_model(kind: type[Odd]) -> Odd:
@@ -32,77 +35,131 @@ def zoo_model(kind: type[Odd]) -> Odd:
     return kind().eval()
 
 
-@EVERY
-def test_slopes_of_0_keep_every_output_in_eval_and_in_train_mode(kind: type[Odd]) -> None:
+@functools.cache
+def surgery_of(kind: type[Odd]) -> tuple[Odd, Surgery, Scan]:
+    """A zoo model, its proven surgery and its scan; whoever uses them leaves them as they are."""
     model = zoo_model(kind)
-    surgery, _ = operated(model, *kind.inputs(4))
-    large = tuple(50 * tensor for tensor in kind.inputs(5, seed=2))  # past the ceiling of a ReLU6
-    for inputs in (kind.inputs(4), kind.inputs(5, seed=1), large):
-        assert equal(output_of(model, *inputs), output_of(surgery.model, *inputs))
-    model.train()
-    surgery.model.train()
-    assert equal(output_of(model, *kind.inputs(5)), output_of(surgery.model, *kind.inputs(5)))
+    before = look_of(model)
+    surgery, scan = operated(model, *kind.inputs(4), **kind.keywords(4))
+    CHANGED[kind] = [what for what, look in look_of(model).items() if look != before[what]]
+    return model, surgery, scan
 
 
-@EVERY
-def test_every_site_is_a_prelu_or_declined_with_a_reason(kind: type[Odd]) -> None:
-    surgery, before = operated(zoo_model(kind), *kind.inputs(4))
-    assert set(surgery.declined) == DECLINED.get(kind.__name__, set())
-    assert all(surgery.declined.values())
-    assert {recipe.site for recipe in surgery.done} == {site.id for site in before.sites} - set(surgery.declined)
-    after = scan_model(surgery.model, dataset_of(*kind.inputs(4)).scanned())
+CHANGED: dict[type[Odd], list[str]] = {}
+"""What the surgery changed in the model that it was given."""
+
+
+def look_of(model: nn.Module) -> dict[str, object]:
+    return {
+        "modules": [(name, id(module), type(module)) for name, module in model.named_modules()],
+        "attributes": [set(vars(module)) for module in model.modules()],
+        "modes": [module.training for module in model.modules()],
+        "weights": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+        "gradients": [parameter.requires_grad for parameter in model.parameters()],
+    }
+
+
+def outputs_of(kind: type[Odd], model: nn.Module, samples: int, seed: int = 0, scale: int = 1) -> list[Tensor]:
+    inputs = [scale * tensor for tensor in kind.inputs(samples, seed=seed)]
+    return output_of(model, *inputs, **{name: scale * x for name, x in kind.keywords(samples, seed=seed).items()})
+
+
+@every("operated", "copied")
+def test_slopes_of_0_keep_every_output_in_eval_and_in_train_mode(kind: type[Odd]) -> None:
+    model, surgery, _ = surgery_of(kind)
+    past_a_ceiling = {"samples": 5, "seed": 2, "scale": 1 if kind is Integers else 50}
+    for given in ({"samples": 4}, {"samples": 5, "seed": 1}, {"samples": 1, "seed": 3}, past_a_ceiling):
+        assert equal(outputs_of(kind, model, **given), outputs_of(kind, surgery.model, **given))
+    twins = copy_of(model).train(), copy_of(surgery.model).train()
+    assert equal(*(outputs_of(kind, twin, samples=5) for twin in twins))
+
+
+@every("operated", "gradients", but=lambda kind: kind is InplaceThenOverwritten)  # which has no gradients
+def test_slopes_of_0_keep_every_gradient(kind: type[Odd]) -> None:
+    """So that nothing but the slopes is new to a training: no part is frozen or thawed, no precision lost."""
+    model, surgery, _ = surgery_of(kind)
+    before, after = (gradients_of(kind, copy_of(operated)) for operated in (model, surgery.model))
+    assert before
+    assert {name for name, gradient in before.items() if gradient is None} == {
+        name for name, gradient in after.items() if gradient is None and name in before
+    }
+    for name, gradient in before.items():
+        assert gradient is None or equal([gradient], [after[name]]), name
+
+
+def gradients_of(kind: type[Odd], model: nn.Module) -> dict[str, Tensor | None]:
+    batch = Batch(args=kind.inputs(3, seed=1), kwargs=kind.keywords(3, seed=1))
+    torch.manual_seed(0)
+    outputs = [output for output in tensors_of(batch.run(model)) if output.requires_grad]
+    sum(output.double().square().sum() for output in outputs).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@every("operated", "converted")
+def test_every_site_is_a_prelu_or_declined_for_the_expected_reason(kind: type[Odd]) -> None:
+    _, surgery, before = surgery_of(kind)
+    assert surgery.declined.keys() == kind.declines.keys(), surgery.declined
+    assert all(word in surgery.declined[site] for site, word in kind.declines.items()), surgery.declined
+    assert {recipe.site for recipe in surgery.done} == {site for site, _ in kind.expected_sites} - kind.declines.keys()
+    after = scan_model(surgery.model, dataset_of(*kind.inputs(4), keywords=kind.keywords(4)).scanned())
     functions = {site.id: site.function for site in before.sites}
     kept = [functions[site] for site in surgery.declined]
     assert sorted(site.function for site in after.sites) == sorted(["prelu"] * len(surgery.done) + kept)
     assert [site.units for site in after.sites] == [site.units for site in before.sites]
 
 
-@EVERY
+@every("operated")
+def test_every_site_is_a_prelu_or_has_a_reason(kind: type[Odd]) -> None:
+    _, surgery, before = surgery_of(kind)
+    assert all(surgery.declined.values())
+    assert {*surgery.declined, *(recipe.site for recipe in surgery.done)} == {site.id for site in before.sites}
+
+
+@every("operated")
 def test_every_prelu_has_a_slope_for_each_unit_unless_the_axis_was_assumed(kind: type[Odd]) -> None:
-    surgery, before = operated(zoo_model(kind), *kind.inputs(4))
+    _, surgery, before = surgery_of(kind)
     for site in before.sites:
         if site.id not in surgery.declined:
             assert len(surgery.prelu(site.id).weight) == (1 if site.axis_assumed else site.units)
 
 
-@EVERY
+@every("operated")
 def test_the_state_dict_keeps_its_names_and_gains_slopes(kind: type[Odd]) -> None:
-    model = zoo_model(kind)
-    surgery, _ = operated(model, *kind.inputs(4))
+    model, surgery, _ = surgery_of(kind)
     before, after = model.state_dict(), surgery.model.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    moving = {"runs"}  # a number that these forwards keep
+    assert all(torch.equal(after[name], before[name]) for name in before.keys() - moving)
     slopes = {f"{place.module}.weight" for recipe in surgery.done for place in recipe.places}
     assert slopes <= after.keys()
     owners = {name: surgery.model.get_submodule(name.rpartition(".")[0]) for name in after.keys() - before.keys()}
     assert all(isinstance(owner, nn.PReLU) for owner in owners.values())
 
 
-@EVERY
+@every("operated")
 def test_the_original_stays_as_it_was(kind: type[Odd]) -> None:
-    model = zoo_model(kind)
-    state = copy.deepcopy(model.state_dict())
-    modules = [(name, module, type(module)) for name, module in model.named_modules()]
-    attributes = [set(vars(module)) for module in model.modules()]
-    operated(model, *kind.inputs(4))
-    assert [(name, module, type(module)) for name, module in model.named_modules()] == modules
-    assert [set(vars(module)) for module in model.modules()] == attributes
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert not any(module.training for module in model.modules())
+    surgery_of(kind)
+    assert CHANGED[kind] == []
 
 
-@EVERY
+@every("operated", "copied", "flags")
 def test_the_result_can_be_copied_and_keeps_its_classes_and_flags(kind: type[Odd]) -> None:
-    model = zoo_model(kind)
-    surgery, _ = operated(model, *kind.inputs(4))
+    model, surgery, _ = surgery_of(kind)
     assert isinstance(surgery.model, kind)
     assert type(surgery.model).__name__ == kind.__name__
     assert type(surgery.model).__module__ == kind.__module__
     assert not any(module.training for module in surgery.model.modules())
-    twin = copy.deepcopy(surgery.model)
-    assert equal(output_of(twin, *kind.inputs(4)), output_of(model, *kind.inputs(4)))
+    twin = copy_of(surgery.model)
+    assert equal(outputs_of(kind, twin, samples=4), outputs_of(kind, model, samples=4))
     for slope in slope_parameters(twin):
         torch.nn.init.constant_(slope, 0.5)
     assert all((slope == 0).all() or kind.__name__ == "PReluNet" for slope in slope_parameters(surgery.model))
+
+
+def test_a_dead_unit_of_the_last_operation_is_not_revived_because_it_is_an_output() -> None:
+    treated = untrained(zoo_model(FunctionalOnOutput), *FunctionalOnOutput.inputs(400))
+    (last,) = (change for change in treated.changes if change.site == ":relu#2")
+    assert not last.revived
+    assert [(declined.units, "output" in declined.reason) for declined in last.declined_units] == [([1], True)]
 
 
 class Net(nn.Module):
