@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prelu_doctor.sites.equations import equation
 from prelu_doctor.sites.graph import Call, Graph
 
 Kind = Literal["conv", "conv_transpose", "linear", "matmul", "channel_norm", "cross_norm", "other"]
@@ -26,6 +27,7 @@ class Layer:
         bias: Name of the bias tensor, or None.
         statistics: Names of running mean and variance, or None.
         axis: Axis of the output that holds the channels it writes.
+        input_axis: Axis of its data that holds the channels it reads; counted from the right where negative.
         groups: Groups of a convolution.
     """
 
@@ -39,6 +41,7 @@ class Layer:
     axis: int
     statistics: tuple[str, str] | None = None
     groups: int = 1
+    input_axis: int = -1
 
     @property
     def is_norm(self) -> bool:
@@ -69,13 +72,15 @@ def _convolution(graph: Graph, call: Call) -> Layer:
     weight = call.value("weight")
     assert weight is not None
     spatial = len(graph.shapes[weight]) - 2
+    axis = _rank(graph, call) - spatial - 1
     transposed = call.op.startswith("conv_transpose") or bool(call.arguments.get("transposed"))
     return _layer(
         graph,
         call,
         "conv_transpose" if transposed else "conv",
         data=call.value("input"),
-        axis=_rank(graph, call) - spatial - 1,
+        axis=axis,
+        input_axis=axis,
         groups=call.arguments["groups"],
     )
 
@@ -96,6 +101,54 @@ def _matmul(graph: Graph, call: Call) -> Layer | None:
 
 
 _FACTORS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2")}
+
+
+def _einsum(graph: Graph, call: Call) -> Layer | None:
+    """A sum of products of one signal and one matrix of weights, over one axis of each."""
+    values = list(call.reads)
+    weights = [value for value in values if graph.is_weight(value)]
+    if len(values) != 2 or len(weights) != 1 or values[0] == values[1]:
+        return None
+    names, output = equation(call, [len(graph.shapes[value]) for value in values])
+    place = values.index(weights[0])
+    return _product(graph, call, values[1 - place], weights[0], names[1 - place], names[place], output)
+
+
+def _tensordot(graph: Graph, call: Call) -> Layer | None:
+    if len(call.reads) != 2 or len(call.arguments["dims_self"]) != 1:
+        return None
+    data, weight = call.reads
+    names = [[f"{side}{axis}" for axis in range(len(graph.shapes[value]))] for side, value in (("l", data), ("r", weight))]
+    names[0][call.arguments["dims_self"][0]] = names[1][call.arguments["dims_other"][0]] = "k"
+    output = [name for side in names for name in side if name != "k"]
+    if graph.is_weight(data) or not graph.is_weight(weight):
+        return None
+    return _product(graph, call, data, weight, *names, output)
+
+
+def _product(
+    graph: Graph, call: Call, data: int, weight: int, read: list[str], matrix: list[str], output: list[str]
+) -> Layer | None:
+    """The layer that a product is, by the names of its axes; None where no plain matrix is contracted with data."""
+    summed = [name for name in matrix if name not in output]
+    written = [name for name in matrix if name in output]
+    shared = len(set(read)) < len(read) or not set(summed) <= set(read) or bool(set(written) & set(read))
+    if len(summed) != 1 or len(written) != 1 or shared or set(read) - {*summed, *output}:
+        return None
+    return _layer(
+        graph,
+        call,
+        "matmul" if matrix == [*summed, *written] else "linear",
+        data=data,
+        weight=weight,
+        axis=output.index(written[0]),
+        input_axis=read.index(summed[0]),
+    )
+
+
+def _bilinear(graph: Graph, call: Call) -> Layer:
+    """A linear layer of its first input; what it does to the second cannot be told by columns."""
+    return _layer(graph, call, "linear", data=call.value("input1"), axis=_rank(graph, call) - 1)
 
 
 def _channel_norm(graph: Graph, call: Call) -> Layer:
@@ -142,11 +195,15 @@ _ROLES: dict[str, Callable[[Graph, Call], Layer | None]] = {
     **{f"conv{n}d": _convolution for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": _convolution for n in (1, 2, 3)},
     "convolution": _convolution,
+    "deform_conv2d": _convolution,
     "_convolution": _convolution,
     "linear": _linear,
     "matmul": _matmul,
     "mm": _matmul,
     "addmm": _matmul,
+    "einsum": _einsum,
+    "tensordot": _tensordot,
+    "bilinear": _bilinear,
     "batch_norm": _channel_norm,
     "instance_norm": _channel_norm,
     "layer_norm": _layer_norm,

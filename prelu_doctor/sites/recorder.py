@@ -128,6 +128,8 @@ class Recorder(TorchDispatchMode):
             position=self._position(activation.function) if activation else None,
         )
         self.graph.calls.append(call)
+        if op in _PICKING:
+            self._keep_indices(reads, _tensors_in([*args, *kwargs.values()]))
         watcher = self._watcher if self._watcher and (activation or op in self._watcher.ops) else None
         if watcher:
             watcher.before(self.graph, call, args[0])
@@ -136,6 +138,12 @@ class Recorder(TorchDispatchMode):
         if watcher:
             watcher.after(self.graph, call, output)
         return output
+
+    def _keep_indices(self, reads: list[int], tensors: Iterator[Tensor]) -> None:
+        """Copies constant indices into the graph: which units a call picks hangs on them."""
+        for value, tensor in zip(reads, tensors, strict=True):
+            if value not in self.graph.from_input and not tensor.is_floating_point():
+                self.graph.constants[value] = tensor.detach().cpu().clone()
 
     def _floating(self, activation: Activation | None, args: tuple[Any, ...]) -> Activation | None:
         """The activation, unless it acts on integers, which have no gradient: these are noted as declined."""
@@ -236,6 +244,9 @@ class Recorder(TorchDispatchMode):
         path = (*frame.call_path, f"{name}#{frame.calls[name]}")
         return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, _user_line(self._entry))
 
+
+_PICKING = {"index", "index_select", "gather", "take_along_dim", "take", "embedding", "repeat_interleave"}
+"""Operations that pick elements by index."""
 
 _FUSED = {"rnn_relu", "rnn_relu_cell"}
 """Composite operations that hide their ReLUs: their parts are recorded instead."""
