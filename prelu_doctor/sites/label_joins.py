@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from prelu_doctor.sites.carrier import Carrier
 
 
-def join(
-    carrier: Carrier, operands: Mapping[str, Tensor], zero_when: Sequence[tuple[str, ...]], reason: str
-) -> Tensor:
+def join(carrier: Carrier, operands: Mapping[str, Tensor], zero_when: Sequence[tuple[str, ...]], reason: str) -> Tensor:
     """The labels of an elementwise function of several operands.
 
     Args:

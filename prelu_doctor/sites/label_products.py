@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -103,7 +103,9 @@ def _attention(carrier: Carrier, call: Call) -> list[Tensor]:
         heads = value.shape[:-2]
     scores = filled((*heads, queries, value.shape[-2]), FOREIGN)
     output = _product_axes(scores, value)
-    return _expanded(carrier, call, contract(carrier, call.op, [(scores, _rows(scores)), (value, _columns(value))], output))
+    return _expanded(
+        carrier, call, contract(carrier, call.op, [(scores, _rows(scores)), (value, _columns(value))], output)
+    )
 
 
 _ROLES = {"query": "a query", "key": "a key", "attn_mask": "a mask"}

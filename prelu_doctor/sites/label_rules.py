@@ -243,7 +243,7 @@ _COMPARISONS = {name: getattr(operator, name) for name in ("gt", "lt", "ge", "le
 def _minimum(carrier: Carrier, call: Call) -> list[Tensor]:
     """The minimum of a unit and something that is never negative is 0 where the unit is."""
     one, other = call.reads
-    sets = [("self", "other")]
+    sets: list[tuple[str, ...]] = [("self", "other")]
     sets += [("self",)] if never_negative(carrier.graph, other) else []
     sets += [("other",)] if never_negative(carrier.graph, one) else []
     operands = {"self": carrier.of(one), "other": carrier.of(other)}
@@ -393,8 +393,10 @@ _SIGN_KEEPING = """
 """.split()
 
 ZERO_WHEN: dict[str, tuple[tuple[str, ...], ...]] = {
-    **dict.fromkeys(("add", "sub", "rsub", "maximum", "fmax", "fmin", "hypot", "atan2", "logical_or", "logical_xor", "bitwise_or"),
-                    (("self", "other"),)),
+    **dict.fromkeys(
+        ("add", "sub", "rsub", "maximum", "fmax", "fmin", "hypot", "atan2", "logical_or", "logical_xor", "bitwise_or"),
+        (("self", "other"),),
+    ),
     **dict.fromkeys(("gt", "lt", "ne"), (("self", "other"),)),
     **dict.fromkeys(("ge", "le", "eq"), ()),
     **dict.fromkeys(("mul", "logical_and", "bitwise_and"), (("self",), ("other",))),

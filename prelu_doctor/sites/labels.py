@@ -1,7 +1,7 @@
 """Labels: which element of a value holds which unit.
 
-A label tensor has the shape of the value it describes. `u + 1` stands where an element depends on unit u and on no other
-unit; `NOTHING` where it is always 0 (padding); `FOREIGN` where it carries some other signal.
+A label tensor has the shape of the value it describes. `u + 1` stands where an element depends on unit u and on no
+other unit of the site; `NOTHING` where it is always 0 (padding); `FOREIGN` where it carries some other signal.
 
 Labels are constant along most axes. They are kept expanded (stride 0) there, so that a label tensor takes the memory of
 its units and not of the activations; `thin` takes such axes off before anything is computed.

@@ -59,6 +59,8 @@ def layer_of(graph: Graph, call: Call) -> Layer | None:
     op = call.op.removesuffix("_")
     if op in _ROLES:
         return _ROLES[op](graph, call)
+    if op in _INDEXED and not graph.name_of(call.reads[0]):
+        return None
     if op in _ELEMENTWISE or not any(value in graph.tensors for value in call.reads):
         return None
     return _other(graph, call)
@@ -66,6 +68,14 @@ def layer_of(graph: Graph, call: Call) -> Layer | None:
 
 _ELEMENTWISE = {"add", "sub", "rsub", "mul", "div", "cat", "stack", "prelu", "_prelu_kernel", "expand", "clone", "to"}
 """Operations that combine a signal with a parameter without writing units of their own."""
+
+_INDEXED = set(
+    """
+    index index_select gather take_along_dim take embedding repeat_interleave masked_fill where grid_sampler lerp
+    addcmul
+    """.split()
+)
+"""Operations that are no layers where the parameter or buffer that they read is an index or a mask of a signal."""
 
 
 def _convolution(graph: Graph, call: Call) -> Layer:
@@ -118,12 +128,14 @@ def _tensordot(graph: Graph, call: Call) -> Layer | None:
     if len(call.reads) != 2 or len(call.arguments["dims_self"]) != 1:
         return None
     data, weight = call.reads
-    names = [[f"{side}{axis}" for axis in range(len(graph.shapes[value]))] for side, value in (("l", data), ("r", weight))]
+    names = [
+        [f"{side}{axis}" for axis in range(len(graph.shapes[value]))] for side, value in (("l", data), ("r", weight))
+    ]
     names[0][call.arguments["dims_self"][0]] = names[1][call.arguments["dims_other"][0]] = "k"
     output = [name for side in names for name in side if name != "k"]
     if graph.is_weight(data) or not graph.is_weight(weight):
         return None
-    return _product(graph, call, data, weight, *names, output)
+    return _product(graph, call, data, weight, names[0], names[1], output)
 
 
 def _product(
