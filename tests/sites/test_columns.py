@@ -159,7 +159,7 @@ FOLLOWED = {
     "minimum with what is never negative": to_conv(lambda m, x: torch.minimum(x, m.other(x).sigmoid()), other=conv()),
     "masked with zero": to_conv(lambda m, x: x.masked_fill(m.mask, 0.0), mask=noise(6, 6) > 0),
     "masked where it is positive": to_conv(lambda m, x: x * (x > 0.5)),
-    "zero elsewhere": to_conv(lambda m, x: torch.where(m.other(x) > m.other(x).mean(), x, 0.0), other=conv()),
+    "zero elsewhere": to_conv(lambda m, x: torch.where(m.other(x).sin() > -0.5, x, 0.0), other=conv()),
     "between itself and itself moved": to_conv(lambda m, x: torch.lerp(x, x.flip(2), 0.3)),
     "between zero and itself": to_conv(lambda m, x: torch.lerp(torch.zeros_like(x), x, 0.3)),
     "addcmul": to_conv(lambda m, x: torch.addcmul(x, x, m.other(x)), other=conv()),
