@@ -61,6 +61,8 @@ def layer_of(graph: Graph, call: Call) -> Layer | None:
         return _ROLES[op](graph, call)
     if op in _INDEXED and not graph.name_of(call.reads[0]):
         return None
+    if op == "scaled_dot_product_attention" and not graph.name_of(call.value("value")):
+        return None
     if op in _ELEMENTWISE or not any(value in graph.tensors for value in call.reads):
         return None
     return _other(graph, call)
@@ -125,28 +127,33 @@ def _einsum(graph: Graph, call: Call) -> Layer | None:
 
 
 def _tensordot(graph: Graph, call: Call) -> Layer | None:
-    if len(call.reads) != 2 or len(call.arguments["dims_self"]) != 1:
+    data, weight = call.reads[:2]
+    if not graph.is_weight(weight) or graph.is_weight(data):
         return None
-    data, weight = call.reads
     names = [
         [f"{side}{axis}" for axis in range(len(graph.shapes[value]))] for side, value in (("l", data), ("r", weight))
     ]
-    names[0][call.arguments["dims_self"][0]] = names[1][call.arguments["dims_other"][0]] = "k"
-    output = [name for side in names for name in side if name != "k"]
-    if graph.is_weight(data) or not graph.is_weight(weight):
-        return None
+    for number, (one, other) in enumerate(zip(call.arguments["dims_self"], call.arguments["dims_other"], strict=True)):
+        names[0][one] = names[1][other] = f"k{number}"
+    output = [name for side in names for name in side if not name.startswith("k")]
     return _product(graph, call, data, weight, names[0], names[1], output)
 
 
 def _product(
     graph: Graph, call: Call, data: int, weight: int, read: list[str], matrix: list[str], output: list[str]
 ) -> Layer | None:
-    """The layer that a product is, by the names of its axes; None where no plain matrix is contracted with data."""
+    """The layer that a product is, by the names of its axes.
+
+    A plain matrix on the last axis of data is a linear layer. On any other axis it may as well be the graph that says
+    which positions are neighbours: what it is cannot be told. Where nothing is summed over, it scales and is no layer.
+    """
     summed = [name for name in matrix if name not in output]
     written = [name for name in matrix if name in output]
-    shared = len(set(read)) < len(read) or not set(summed) <= set(read) or bool(set(written) & set(read))
-    if len(summed) != 1 or len(written) != 1 or shared or set(read) - {*summed, *output}:
+    if not summed:
         return None
+    plain = len(summed) == len(written) == 1 and len({*read}) == len(read) and not {*written} & {*read}
+    if not plain or summed != read[-1:] or {*read} - {*summed, *output}:
+        return _other(graph, call)
     return _layer(
         graph,
         call,
@@ -154,7 +161,6 @@ def _product(
         data=data,
         weight=weight,
         axis=output.index(written[0]),
-        input_axis=read.index(summed[0]),
     )
 
 

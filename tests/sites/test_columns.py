@@ -173,9 +173,6 @@ FOLLOWED = {
     "einsum of a transposed weight": lambda: tokens(
         lambda m, x: torch.einsum("oi,...i->...o", m.w, x), w=weights(3, 4)
     ),
-    "einsum over channels first": lambda: tokens(
-        lambda m, x: torch.einsum("bit,io->bot", x.transpose(1, 2), m.w), w=weights(4, 3)
-    ),
     "einsum that scales": of_tokens(lambda m, x: torch.einsum("btc,c->btc", x, m.w), w=weights(4)),
     "einsum of two signals": of_tokens(lambda m, x: torch.einsum("bst,btc->bsc", m.mix(x), x), mix=nn.Linear(4, 5)),
     "tensordot": lambda: tokens(lambda m, x: torch.tensordot(x, m.w, dims=([2], [0])), w=weights(4, 3)),
@@ -289,7 +286,7 @@ DECLINED = {
     "product of two units": (of_tokens(lambda m, x: torch.einsum("btc,btd->bcd", x, x)), "multiplied by another unit"),
     "einsum over heads": (
         lambda: tokens(lambda m, x: torch.einsum("bthe,heo->bto", x.view(2, 5, 2, 2), m.w), w=weights(2, 2, 3)),
-        "einsum",
+        "something other than its input",
     ),
     "diagonal by einsum": (of_tokens(lambda m, x: torch.einsum("bii->bi", x[:, :4])), "einsum"),
     "queries": (
