@@ -225,7 +225,7 @@ DECLINED = {
     "softmax over units": (to_conv(lambda m, x: x.softmax(1)), "softmax"),
     "softmax over positions": (to_conv(lambda m, x: x.softmax(3)), "softmax"),
     "log-softmax": (to_conv(lambda m, x: x.log_softmax(1)), "log_softmax"),
-    "padded with ones": (to_conv(lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 0), value=1.0) + 1, 4), "zero"),
+    "padded with ones": (to_conv(lambda m, x: F.pad(x, (1, 0, 0, 0), value=1.0)), "shares a column"),
     "channels by an index that hangs on the data": (
         to_conv(lambda m, x: x[:, m.other(x).mean((0, 2, 3)).argsort()], other=conv()),
         "index",
