@@ -7,14 +7,15 @@ not matter. Its forward is then the traced graph with those calls replaced; clas
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
 
 from prelu_doctor.escaping import escaped, is_plain_name
-from prelu_doctor.sites.activations import ACTIVATION_MODULES, activation_of
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import RECOGNISED, activation_of, is_activation_module
 
 
 class CannotRewriteError(Exception):
@@ -22,7 +23,12 @@ class CannotRewriteError(Exception):
 
 
 def rewrite_forward(
-    owner: nn.Module, replacements: Mapping[int, tuple[str, nn.Module]], *, of: int, none_arguments: Sequence[str] = ()
+    owner: nn.Module,
+    replacements: Mapping[int, tuple[str, nn.Module]],
+    *,
+    of: int,
+    none_arguments: Sequence[str] = (),
+    functions: Collection[Function] = RECOGNISED,
 ) -> None:
     """Replaces activation calls that a module's own forward makes.
 
@@ -31,12 +37,13 @@ def rewrite_forward(
         replacements: By rank of the activation call in one run of the forward: name and module to put there.
         of: How many activation calls one run of the forward makes.
         none_arguments: Arguments of the forward that are None whenever the model runs.
+        functions: What counts as an activation.
 
     Raises:
         CannotRewriteError: `torch.fx` cannot trace the forward, or shows other calls than the forward makes. The owner
             is unchanged.
     """
-    graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments)
+    graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments, functions=functions)
     for rank, (name, module) in replacements.items():
         owner.add_module(name, module)
         _replace(owner, graph, nodes[rank], name)
@@ -45,7 +52,11 @@ def rewrite_forward(
 
 
 def traced_activations(
-    owner: nn.Module, *, of: int, none_arguments: Sequence[str] = ()
+    owner: nn.Module,
+    *,
+    of: int,
+    none_arguments: Sequence[str] = (),
+    functions: Collection[Function] = RECOGNISED,
 ) -> tuple[fx.Graph, list[fx.Node]]:
     """A module's own forward as a graph, and the activation calls in it, in the order they run.
 
@@ -53,6 +64,7 @@ def traced_activations(
         owner: The module; it is left as it is.
         of: How many activation calls one run of the forward makes.
         none_arguments: Arguments of the forward that are None whenever the model runs.
+        functions: What counts as an activation.
 
     Raises:
         CannotRewriteError: The forward cannot be traced faithfully.
@@ -64,7 +76,7 @@ def traced_activations(
     odd = [node.target for node in graph.nodes if isinstance(node.target, str) and not is_plain_name(node.target)]
     if odd:
         raise CannotRewriteError(f"a name in it is not fit for code: {escaped(odd[0])}")
-    nodes = [node for node in graph.nodes if _is_activation(owner, node)]
+    nodes = [node for node in graph.nodes if _is_activation(owner, node, functions)]
     if len(nodes) != of:
         raise CannotRewriteError(f"its traced forward shows {len(nodes)} activation calls, its run made {of}")
     return graph, nodes
@@ -159,17 +171,17 @@ class _ChildrenAreLeaves(fx.Tracer):
         return True
 
 
-def _is_activation(owner: nn.Module, node: fx.Node) -> bool:
+def _is_activation(owner: nn.Module, node: fx.Node, functions: Collection[Function]) -> bool:
     if node.op == "call_module":
-        return isinstance(owner.get_submodule(str(node.target)), ACTIVATION_MODULES)
+        return is_activation_module(owner.get_submodule(str(node.target)), functions)
     if node.op == "call_method":
         name = str(node.target)
     elif node.op == "call_function":
-        name = getattr(node.target, "__name__", "").removeprefix("_")
+        name = getattr(node.target, "__name__", "").partition(".")[0].removeprefix("_")
         name = "_prelu_kernel" if name == "prelu_kernel" else name
     else:
         return False
-    return activation_of(name, node.args, node.kwargs) is not None
+    return activation_of(name, node.args, node.kwargs, functions) is not None
 
 
 def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelu_doctor.sites.activations import ACTIVATION_MODULES
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import (
+    CONVERTED,
+    LEAKY,
+    RECOGNISED,
+    RECTIFIERS,
+    is_activation_function,
+    is_activation_module,
+)
 from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.sites.find import FoundSite
 from prelu_doctor.sites.graph import Call, Graph
 from prelu_doctor.treatment.recipe import Place, SiteRecipe
 from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward, traced_activations
-from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, build_prelu
-
-RECTIFYING_FUNCTIONS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_)
-"""What a module may hold in an attribute where another one holds an activation module."""
+from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, build_prelu, first_module
 
 
 @dataclass
@@ -44,6 +47,11 @@ class Surgery:
         assert isinstance(prelu, nn.PReLU)
         return prelu
 
+    def put(self, site: str, prelu: nn.PReLU) -> None:
+        """Puts another PReLU at a converted site, wherever its PReLU stands now."""
+        recipe = next(recipe for recipe in self.done if recipe.site == site)
+        _put(self.model, recipe.places[0].module, prelu)
+
 
 def operate(
     model: nn.Module,
@@ -54,8 +62,9 @@ def operate(
     slope: float = 0.0,
     none_arguments: Mapping[str, Sequence[str]] | None = None,
     refuse: Mapping[str, str] | None = None,
+    converts: Collection[Function] = CONVERTED,
 ) -> Surgery:
-    """Replaces every ReLU and ReLU6 of a model by a PReLU.
+    """Replaces every ReLU and ReLU6 of a model by a PReLU, and other activations where asked to.
 
     Args:
         model: The traced model; it is left as it is.
@@ -65,13 +74,22 @@ def operate(
         slope: Where the slopes start; 0 keeps the function.
         none_arguments: By owner path, arguments of its forward that are None whenever the model runs.
         refuse: Sites that must not be converted, and why.
+        converts: The functions to replace. A smooth one is replaced by a stand-in that computes it.
 
     Returns:
         The operated copy, and what was declined.
     """
-    done, declined = plan_surgery(model, graph, sites, alpha_shape, refuse or {})
+    done, declined = plan_surgery(model, graph, sites, alpha_shape, refuse or {}, converts)
     surgery = Surgery(copy_of(model), declined=declined)
-    apply_recipes(surgery, done, alpha_shape=alpha_shape, slope=slope, none_arguments=none_arguments or {})
+    activations = {site.id: site.activation for site in sites}
+    apply_recipes(
+        surgery,
+        done,
+        alpha_shape=alpha_shape,
+        none_arguments=none_arguments or {},
+        functions=graph.functions,
+        build=lambda recipe: first_module(activations[recipe.site], recipe.shape, slope, surgery.model),
+    )
     return surgery
 
 
@@ -83,7 +101,12 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def plan_surgery(
-    model: nn.Module, graph: Graph, sites: Sequence[FoundSite], alpha_shape: AlphaShape, refuse: Mapping[str, str]
+    model: nn.Module,
+    graph: Graph,
+    sites: Sequence[FoundSite],
+    alpha_shape: AlphaShape,
+    refuse: Mapping[str, str],
+    converts: Collection[Function] = CONVERTED,
 ) -> tuple[list[SiteRecipe], dict[str, str]]:
     """What would be done at each site, and which are declined without a try.
 
@@ -95,7 +118,7 @@ def plan_surgery(
     runs = _activation_runs(graph)
     servants = _sites_served(sites)
     for site in sites:
-        reason = declined.get(site.id) or _not_for_surgery(site, runs, servants)
+        reason = declined.get(site.id) or _not_for_surgery(site, runs, servants, converts)
         if reason:
             declined[site.id] = reason
             continue
@@ -109,24 +132,35 @@ def apply_recipes(
     recipes: Iterable[SiteRecipe],
     *,
     alpha_shape: AlphaShape,
-    slope: float,
     none_arguments: Mapping[str, Sequence[str]],
+    functions: Collection[Function] = RECOGNISED,
+    build: Callable[[SiteRecipe], nn.PReLU] | None = None,
 ) -> None:
-    """Carries out recipes on the surgery's model; what cannot be done is declined, and its model part left alone."""
+    """Carries out recipes on the surgery's model; what cannot be done is declined, and its model part left alone.
+
+    Args:
+        surgery: The model, with the sites that are declined already.
+        recipes: What to do.
+        alpha_shape: `tied` where all sites share one slope.
+        none_arguments: By owner path, arguments of its forward that are None whenever the model runs.
+        functions: What counted as an activation when the recipes were made: calls in a forward are numbered by it.
+        build: Makes what is put at a site; a PReLU with slopes of 0 where None.
+    """
+    build = build or (lambda recipe: build_prelu(recipe.shape, 0.0, surgery.model))
     shared: nn.Parameter | None = None
     rewrites: dict[str, list[tuple[SiteRecipe, Place, nn.PReLU]]] = defaultdict(list)
     for recipe in recipes:
-        prelu = build_prelu(recipe.shape, slope, surgery.model)
+        prelu = build(recipe)
         if alpha_shape == "tied":
             shared = shared if shared is not None else prelu.weight
             prelu.weight = shared
         surgery.done.append(recipe)
         for place in recipe.places:
             if place.how == "swap":
-                _put(surgery.model, place.module, prelu)
+                _put(surgery.model, place.module, prelu, functions)
             else:
                 rewrites[place.owner].append((recipe, place, prelu))
-    _decline_untraceable(surgery, rewrites, none_arguments)
+    _decline_untraceable(surgery, rewrites, none_arguments, functions)
     for owner, group in rewrites.items():
         kept = [(place, prelu) for recipe, place, prelu in group if recipe.site not in surgery.declined]
         if kept:
@@ -135,33 +169,35 @@ def apply_recipes(
                 place.rank: (place.module.rpartition(".")[2], prelu.train(module.training)) for place, prelu in kept
             }
             nones = none_arguments.get(owner, ())
-            rewrite_forward(module, replacements, of=kept[0][0].of, none_arguments=nones)
+            rewrite_forward(module, replacements, of=kept[0][0].of, none_arguments=nones, functions=functions)
 
 
 def _decline_untraceable(
     surgery: Surgery,
     rewrites: Mapping[str, list[tuple[SiteRecipe, Place, nn.PReLU]]],
     none_arguments: Mapping[str, Sequence[str]],
+    functions: Collection[Function],
 ) -> None:
     """Declines sites before any owner is rewritten: a site of several owners is converted as a whole or not at all."""
     for owner, group in rewrites.items():
         module = surgery.model.get_submodule(owner)
         try:
-            traced_activations(module, of=group[0][1].of, none_arguments=none_arguments.get(owner, ()))
+            nones = none_arguments.get(owner, ())
+            traced_activations(module, of=group[0][1].of, none_arguments=nones, functions=functions)
         except CannotRewriteError as error:
             for recipe, _, _ in group:
                 surgery.declined[recipe.site] = f"{owner or 'the model'} cannot be rewritten: {error}"
     surgery.done = [recipe for recipe in surgery.done if recipe.site not in surgery.declined]
 
 
-def _put(model: nn.Module, path: str, prelu: nn.PReLU) -> None:
+def _put(model: nn.Module, path: str, prelu: nn.PReLU, functions: Collection[Function] = RECOGNISED) -> None:
     """Puts a PReLU where an activation is, under each of its names."""
     parent, _, name = path.rpartition(".")
     current = getattr(model.get_submodule(parent), name)
-    if _rectifies(current):
+    if is_activation_function(current, functions):
         _set(model.get_submodule(parent), name, prelu)
         return
-    if not isinstance(current, ACTIVATION_MODULES):
+    if not is_activation_module(current, functions):
         raise CannotRewriteError(f"{path} is no activation")
     prelu.train(current.training)
     vars(prelu).update({key: value for key, value in vars(current).items() if key.endswith(_HOOKS)})
@@ -180,13 +216,18 @@ def _set(parent: nn.Module, name: str, prelu: nn.PReLU) -> None:
 
 
 def _not_for_surgery(
-    site: FoundSite, runs: Mapping[str, set[int]], servants: Mapping[tuple[str, int], set[str]]
+    site: FoundSite,
+    runs: Mapping[str, set[int]],
+    servants: Mapping[tuple[str, int], set[str]],
+    converts: Collection[Function],
 ) -> str:
     """Why a site keeps its activation, or an empty string."""
     if not site.calls:
         return f"{site.position.source}: its branch does not run on the first samples"
-    if site.activation.function in ("prelu", "leaky_relu"):
+    if site.activation.function == "prelu" or site.activation.function in LEAKY - frozenset(converts):
         return f"it is a {site.activation.function} already, with a negative side of its own"
+    if site.activation.function not in converts:
+        return f"it is a {site.activation.function}, and --activations does not name it"
     if site.position.module == "":
         return "the model itself is the activation; there is no module to put a PReLU into"
     unregistered = [call for call in site.calls if call.position and call.position.owner.startswith("<")]
@@ -245,9 +286,10 @@ def _swaps(model: nn.Module, graph: Graph, site: FoundSite, runs: Mapping[str, s
     if _swappable(model, graph, site):
         return [Place(how="swap", owner=owner, module=str(site.position.module))]
     only_call = runs[owner] == {1} and {call.position.owner for call in site.calls if call.position} == {owner}
-    if site.position.module is not None or not only_call:
+    if site.position.module is not None or not only_call or not _takes_one_argument(site):
         return []
-    held = [name for name, value in vars(model.get_submodule(owner)).items() if _rectifies(value)]
+    values = vars(model.get_submodule(owner)).items()
+    held = [name for name, value in values if is_activation_function(value, graph.functions)]
     return [Place(how="swap", owner=owner, module=_inside(owner, held[0]))] if len(held) == 1 else []
 
 
@@ -259,8 +301,11 @@ def _rewrites(model: nn.Module, site: FoundSite, runs: Mapping[str, set[int]]) -
     return places
 
 
-def _rectifies(value: object) -> bool:
-    return any(value is function for function in RECTIFYING_FUNCTIONS)
+def _takes_one_argument(site: FoundSite) -> bool:
+    """False where a function is given more than its input, as in `act(x, 0.2)`: a module would not take that."""
+    if site.activation.function in RECTIFIERS:
+        return True
+    return all(len(call.args) == 1 and not call.kwargs for call in site.calls) and not site.activation.in_place
 
 
 def _inside(owner: str, name: str) -> str:
