@@ -288,7 +288,7 @@ class Preservation(Record, frozen=True, kw_only=True):
     """max |after - before|."""
     scale: float
     """max |before|."""
-    mean_change: float = 0.0
+    rms_change: float = 0.0
     """sqrt(sum (after - before)^2 / sum before^2) of the output that moved most by this measure; 0 where all is 0."""
 
 

@@ -142,7 +142,7 @@ def _preservation(report: ConvertReport) -> str:
     kept, rest = report.preservation, report.before_fitting
     if not rest or not kept.samples:
         return _output(kept)
-    moved = f"max change {number(kept.max_change)} at a scale of {number(kept.scale)}, {percent(kept.mean_change)}"
+    moved = f"max change {number(kept.max_change)} at a scale of {number(kept.scale)}, {percent(kept.rms_change)}"
     alone = "every element was equal" if rest.equal else _output(rest)
     return (
         f"moved by the fitted slopes, before the fine-tune: {moved} in root mean square, "

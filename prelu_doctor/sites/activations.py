@@ -66,7 +66,7 @@ def chosen_functions(names: Sequence[str]) -> frozenset[Function]:
     unknown = [name for name in names if name not in CHOICES]
     if unknown or not names:
         found = f"{escaped(unknown[0])!r}, which is not known" if unknown else "nothing"
-        raise UsageError(f"--activations names {found}", f"some of {', '.join(CHOICES)}", "for example relu,gelu")
+        raise UsageError(f"--activations names {found}", f"some of {', '.join(CHOICES)}", "--activations relu,gelu")
     return frozenset[Function]().union(*(CHOICES[name] for name in names))
 
 

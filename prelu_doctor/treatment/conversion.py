@@ -71,8 +71,8 @@ class Treatment:
         if self.alpha_shape == "tied" and not self.converts <= RECTIFIERS:
             raise UsageError(
                 f"--alpha-shape tied with --activations {','.join(self.activations)}",
-                "one slope for the whole net, or activations that ask for slopes of their own",
-                "--alpha-shape site",
+                "relu and relu6 alone: the others have slopes of their own, which one for the whole net cannot be",
+                "--alpha-shape channel, or site",
             )
 
     @property
@@ -87,7 +87,7 @@ class Treatment:
 
     @property
     def keeps_function(self) -> bool:
-        """True where the output is promised not to move before the fine-tune."""
+        """True where the output is promised not to move before slopes are fitted and the fine-tune begins."""
         return self.alpha == 0.0 and self.reinit != "all"
 
     @property

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from prelu_doctor import records
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.devices import device_of
+from prelu_doctor.records import SMOOTH
+from prelu_doctor.sites.activations import RECOGNISED
 from prelu_doctor.sites.graph import Call, Graph
 from prelu_doctor.sites.trace import trace
 from prelu_doctor.treatment.recipe import SiteRecipe
@@ -54,11 +56,10 @@ def _summed(surgery: Surgery, recipes: list[SiteRecipe], batches: Iterable[Batch
     sums = {recipe.site: LeastSquares(recipe.shape.count, recipe.shape.axis) for recipe in recipes}
     by_module = {id(surgery.prelu(recipe.site)): sums[recipe.site] for recipe in recipes}
     watcher = _Watcher(surgery.model, by_module)
-    functions = {module.activation.function for module in surgery.model.modules() if isinstance(module, StandIn)}
     device = device_of(surgery.model)
     for batch in batches:
         if batch.size:
-            trace(surgery.model, batch.to(device), watcher, functions)
+            trace(surgery.model, batch.to(device), watcher, RECOGNISED | SMOOTH)
     return sums
 
 

@@ -51,7 +51,7 @@ def compare_outputs(
         equal=equal,
         max_change=change,
         scale=scale,
-        mean_change=_mean_change(energies),
+        rms_change=_rms_change(energies),
     )
 
 
@@ -111,7 +111,7 @@ def _energies(before: Tensor, after: Tensor) -> tuple[float, float]:
     return float(((new - old) ** 2).sum()), float((old**2).sum())
 
 
-def _mean_change(energies: list[list[tuple[float, float]]]) -> float:
+def _rms_change(energies: list[list[tuple[float, float]]]) -> float:
     """The change in root mean square over all batches, of the output that moved most by this measure."""
     totals = [[math.fsum(part) for part in zip(*batches, strict=True)] for batches in zip(*energies, strict=False)]
     return max((math.sqrt(change / size) if size else 0.0 for change, size in totals), default=0.0)

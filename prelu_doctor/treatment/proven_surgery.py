@@ -48,7 +48,10 @@ def operate_and_prove(
         BrokenPromiseError: The output moved, and no single site could be found that moves it.
     """
     asked = [site for site in before.probe.sites.found if site.activation.function in converts]
-    refuse = {site.id: reason for site in asked if (reason := _slope_misfit(site, model, alpha_range))}
+    refuse = {site.id: reason for site in asked if (reason := _no_slope(site, model, alpha_range))}
+    if dataset.synthetic:
+        smooth = [site for site in asked if site.activation.function in records.SMOOTH]
+        refuse |= {site.id: "the data is synthetic, and slopes are fitted on real samples only" for site in smooth}
     refuse |= {
         site.id: "its pre-activations reach -inf, which a slope of 0 would turn into NaN"
         for site in before.sites
@@ -82,7 +85,7 @@ def all_batches(dataset: Dataset) -> Iterator[Batch]:
     return itertools.chain(*parts)
 
 
-def _slope_misfit(site: FoundSite, model: nn.Module, alpha_range: tuple[float, float] | None) -> str:
+def _no_slope(site: FoundSite, model: nn.Module, alpha_range: tuple[float, float] | None) -> str:
     """Why no PReLU of the model can have the slope of a LeakyReLU, or an empty string."""
     slope = site.activation.slope
     if slope is None:
