@@ -240,7 +240,7 @@ def test_a_relu_with_another_ceiling_becomes_a_prelu_with_that_ceiling(model, sh
     assert equal(output_of(treated.model, x), output_of(model.eval(), x))
 
 
-@pytest.mark.parametrize("activation", ["gelu", F.gelu, nn.GELU(), F.silu, nn.Hardswish()], ids=str)
+@pytest.mark.parametrize("activation", ["gelu", nn.GELU(), F.silu], ids=["gelu", "nn.GELU", "F.silu"])
 def test_a_transformer_is_converted_saved_exported_and_loaded(activation, tmp_path: Path):
     model, x = Encoder(activation).eval(), gaussian(40, 5, 6)
     conversion = convert(model, x, Treatment(activations=ALL, training=UNTRAINED))
@@ -251,6 +251,19 @@ def test_a_transformer_is_converted_saved_exported_and_loaded(activation, tmp_pa
     loaded = load(Encoder(activation), tmp_path / "a.safetensors").eval()
     assert equal(output_of(loaded, x), output_of(conversion.model.eval(), x))
     assert not equal(output_of(loaded, x), output_of(model, x))
+
+
+def test_a_mobilenet_keeps_its_hard_sigmoids_and_nothing_else():
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.mobilenet_v3_small(num_classes=3)
+    treated = untrained(model, gaussian(4, 3, 32, 32), activations=("relu", "hardswish"))
+    assert not [change.declined for change in treated.changes if change.declined]
+    assert {site.function for site in treated.before.sites} == {"relu", "hardswish"}
+    assert {site.function for site in treated.after.sites} == {"prelu"}
+    kinds = {type(module) for module in treated.model.modules()}
+    assert nn.Hardsigmoid in kinds
+    assert not kinds & {nn.Hardswish, nn.ReLU}
+    assert treated.before_fitting.equal
 
 
 def test_a_converted_file_tells_which_calls_were_numbered(tmp_path: Path):
