@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from prelu_doctor.errors import UsageError
 from prelu_doctor.escaping import escaped
@@ -113,12 +113,16 @@ def activation_of(
 
 
 def is_activation_module(module: nn.Module | None, functions: Collection[Function] = RECOGNISED) -> bool:
-    """True where calling a module is an activation call.
+    """True where calling a module is an activation call, unless a class of the user's gave it a forward of its own.
 
     Args:
         module: Any module.
         functions: What counts as an activation.
     """
+    if module is None or not isinstance(module, (nn.Hardtanh, nn.Threshold, *(kind for kind, _ in _MODULES))):
+        return False
+    if type(module).forward.__module__.partition(".")[0] not in ("torch", "prelu_doctor"):
+        return False
     if isinstance(module, nn.Hardtanh):
         return activation_of("hardtanh", (None, module.min_val, module.max_val), {}, functions) is not None
     if isinstance(module, nn.Threshold):
@@ -183,10 +187,9 @@ def _leaky_relu(call: _Arguments) -> Activation | None:
 
 
 def _rrelu(call: _Arguments) -> Activation | None:
-    """In training mode it draws its slopes, and is none; a traced forward may ask for the mode at every run."""
-    lower, upper = (_number(call.get(1, "lower", 1 / 8)), _number(call.get(2, "upper", 1 / 3)))
-    draws = call.get(3, "training", False)
-    if lower is None or upper is None or (draws and not isinstance(draws, fx.Node)):
+    """In training mode it draws its slopes, and is none."""
+    lower, upper = _number(call.get(1, "lower", 1 / 8)), _number(call.get(2, "upper", 1 / 3))
+    if lower is None or upper is None or call.get(3, "training", False):
         return None
     return call.activation("rrelu", slope=(lower + upper) / 2)
 

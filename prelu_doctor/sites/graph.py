@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch._ops import OpOverload
 
 from prelu_doctor.records import Function
@@ -35,6 +37,8 @@ class Position:
         ordinal: 1 for the first such call in this run of the owner's forward.
         rank: 0 for the first activation call of any form in this run of the owner's forward.
         source: File name and line, `resnet.py:102`.
+        location: Where in the owner's code it stands, as `locations.located` tells it; empty where a hook or
+            TorchScript makes the call.
     """
 
     path: tuple[str, ...]
@@ -43,6 +47,7 @@ class Position:
     ordinal: int
     rank: int
     source: str
+    location: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Graph:
     Attributes:
         calls: In the order they were dispatched.
         shapes: Shape of every value.
+        dtypes: Data type of every value.
         makers: Index of the call that wrote a value; absent for inputs, parameters and constants.
         tensors: Parameter or buffer name of the values that are one.
         from_input: Values that depend on the model's input.
@@ -108,6 +114,7 @@ class Graph:
     samples: int
     calls: list[Call] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
     makers: dict[int, int] = field(default_factory=dict)
     tensors: dict[int, str] = field(default_factory=dict)
     from_input: set[int] = field(default_factory=set)
@@ -117,9 +124,10 @@ class Graph:
     ran: set[str] = field(default_factory=set)
     functions: frozenset[Function] = RECOGNISED
 
-    def new_value(self, shape: tuple[int, ...]) -> int:
-        """A value that nothing has written yet."""
-        self.shapes.append(shape)
+    def new_value(self, tensor: Tensor) -> int:
+        """A value that nothing has written yet, with the shape and data type of a tensor."""
+        self.shapes.append(tuple(tensor.shape))
+        self.dtypes.append(tensor.dtype)
         return len(self.shapes) - 1
 
     def maker(self, value: int) -> Call | None:

@@ -22,6 +22,7 @@ from prelu_doctor.leaves import opaque_leaf, tensors_of
 from prelu_doctor.records import Function
 from prelu_doctor.sites.activations import Activation, activation_of, is_activation_module
 from prelu_doctor.sites.graph import Call, Graph, Position, Ref
+from prelu_doctor.sites.locations import located
 from prelu_doctor.sites.written_out import written_out_rectifier
 
 
@@ -80,6 +81,7 @@ class Recorder(TorchDispatchMode):
         self._frames = [_Frame(None, "", ())]
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._written: dict[int, int] = {}
+        self._fused = ""
         for name, tensor in _named_tensors(model):
             self.graph.tensors[self._enter(tensor)] = name
         self._kept = [tensor for _, tensor in _named_tensors(model)]
@@ -119,9 +121,8 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         op = func.overloadpacket.__name__
-        if op in _FUSED:
-            with self:
-                return func.decompose(*args, **kwargs)
+        if op in FUSED:
+            return self._decomposed(func, args, kwargs)
         activation = self._floating(activation_of(op, args, kwargs, self.graph.functions), args)
         reads: list[int] = []
         recorded_args = _replace_tensors(args, self._value_of, reads)
@@ -148,6 +149,14 @@ class Recorder(TorchDispatchMode):
         if watcher:
             watcher.after(self.graph, call, output)
         return output
+
+    def _decomposed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._fused = f">{func.overloadpacket.__name__}"
+        try:
+            with self:
+                return func.decompose(*args, **kwargs)
+        finally:
+            self._fused = ""
 
     def _floating(self, activation: Activation | None, args: tuple[Any, ...]) -> Activation | None:
         """The activation, unless it acts on integers, which have no gradient: these are noted as declined."""
@@ -187,7 +196,7 @@ class Recorder(TorchDispatchMode):
         return tuple(writes)
 
     def _enter(self, tensor: Tensor) -> int:
-        value = self.graph.new_value(tuple(tensor.shape))
+        value = self.graph.new_value(tensor)
         self._values[id(tensor)] = (weakref.ref(tensor), value)
         return value
 
@@ -251,8 +260,9 @@ class Recorder(TorchDispatchMode):
         if in_module and len(self._frames) > 2:  # the model itself has no caller
             caller = self._frames[-2]
             caller.rank += 1
-            ordinal = caller.calls[frame.path]
-            return Position(frame.call_path, caller.path, frame.path, ordinal, caller.rank - 1, _user_line(self._entry))
+            where = self._location(caller.module)
+            ordinal, source = caller.calls[frame.path], _user_line(self._entry)
+            return Position(frame.call_path, caller.path, frame.path, ordinal, caller.rank - 1, source, where)
         frame.rank += 1
         return self._function_position(function, frame.rank - 1)
 
@@ -260,10 +270,16 @@ class Recorder(TorchDispatchMode):
         frame, name = self._frames[-1], f":{function}"
         frame.calls[name] += 1
         path = (*frame.call_path, f"{name}#{frame.calls[name]}")
-        return Position(path, frame.path, None, frame.calls[name], rank, _user_line(self._entry))
+        source, where = _user_line(self._entry), self._location(frame.module)
+        return Position(path, frame.path, None, frame.calls[name], rank, source, where)
+
+    def _location(self, owner: nn.Module | None) -> str:
+        """Where in its owner's code the running call stands."""
+        module, location = located(sys._getframe(1))
+        return location + self._fused if module is owner and location else ""
 
 
-_FUSED = {"rnn_relu", "rnn_relu_cell"}
+FUSED = {"rnn_relu", "rnn_relu_cell"}
 """Composite operations that hide their ReLUs: their parts are recorded instead."""
 
 

@@ -6,9 +6,10 @@ call: modules, functions, methods, scripted code. This file and `recorder` are t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -83,6 +84,28 @@ def none_arguments(model: nn.Module, batch: Batch, owners: Iterable[str]) -> dic
         for handle in handles:
             handle.remove()
     return {owner: sorted(set.intersection(*calls)) for owner, calls in seen.items() if calls}
+
+
+@contextlib.contextmanager
+def running(modules: Mapping[str, nn.Module]) -> Iterator[set[str]]:
+    """Notes in this block which of some modules are called.
+
+    Args:
+        modules: By any name.
+
+    Yields:
+        The names of those that were called so far.
+    """
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _module, _args, name=name: called.add(name))
+        for name, module in modules.items()
+    ]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _describe(batch: Batch) -> str:

@@ -11,15 +11,29 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from prelu_doctor.escaping import escaped, is_plain_name
 from prelu_doctor.records import Function
-from prelu_doctor.sites.activations import RECOGNISED, activation_of, is_activation_module
+from prelu_doctor.sites.activations import RECOGNISED, Activation, is_activation_module
+from prelu_doctor.treatment.function_calls import rectifier_of
 
 
 class CannotRewriteError(Exception):
     """The owner's forward cannot be rewritten; the message says why."""
+
+
+def check_python(owner: nn.Module) -> None:
+    """Raises where a module's forward is not the Python code of its class.
+
+    Raises:
+        CannotRewriteError: The message says what it is.
+    """
+    if isinstance(owner, torch.jit.ScriptModule):
+        raise CannotRewriteError("it is TorchScript, compiled code: convert the model made from its Python class")
+    if "forward" in vars(owner):
+        raise CannotRewriteError("its forward was replaced on the instance")
 
 
 def rewrite_forward(
@@ -46,7 +60,7 @@ def rewrite_forward(
     graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments, functions=functions)
     for rank, (name, module) in replacements.items():
         owner.add_module(name, module)
-        _replace(owner, graph, nodes[rank], name)
+        _replace(owner, graph, nodes[rank], name, functions)
     graph.lint()
     _set_forward(owner, graph)
 
@@ -69,8 +83,7 @@ def traced_activations(
     Raises:
         CannotRewriteError: The forward cannot be traced faithfully.
     """
-    if "forward" in vars(owner):
-        raise CannotRewriteError("its forward was replaced on the instance")
+    check_python(owner)
     with _left_alone(owner):
         graph = _trace(owner, none_arguments)
     odd = [node.target for node in graph.nodes if isinstance(node.target, str) and not is_plain_name(node.target)]
@@ -167,40 +180,55 @@ def _trace_in_both_modes(owner: nn.Module, nones: dict[str, Any]) -> fx.Graph:
 class _ChildrenAreLeaves(fx.Tracer):
     proxy_buffer_attributes = True  # what is computed from a buffer is computed anew at every run
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._modes = _modes()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _modes() != self._modes:
+            raise CannotRewriteError("its forward switches gradients or autocast, of which a graph knows nothing")
+        return super().create_node(*args, **kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+
+def _modes() -> tuple[object, ...]:
+    """What a `with` block or a decorator may switch for the operations inside it."""
+    grad = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return (*grad, *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")))
 
 
 def _is_activation(owner: nn.Module, node: fx.Node, functions: Collection[Function]) -> bool:
     if node.op == "call_module":
         return is_activation_module(owner.get_submodule(str(node.target)), functions)
-    if node.op == "call_method":
-        name = str(node.target)
-    elif node.op == "call_function":
-        name = getattr(node.target, "__name__", "").partition(".")[0].removeprefix("_")
-        name = "_prelu_kernel" if name == "prelu_kernel" else name
-    else:
-        return False
-    return activation_of(name, node.args, node.kwargs, functions) is not None
+    return _called(node, functions) is not None
 
 
-def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> None:
+def _called(node: fx.Node, functions: Collection[Function]) -> Activation | None:
+    """The activation that a call of a function or method is, or None."""
+    if node.op not in ("call_function", "call_method"):
+        return None
+    return rectifier_of(node.target, node.args, node.kwargs, functions)
+
+
+def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str, functions: Collection[Function]) -> None:
     source = next(argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, fx.Node))
     with graph.inserting_after(node):
         prelu = graph.call_module(name, (source,))
     node.replace_all_uses_with(prelu)
-    if _works_in_place(owner, node):
+    if _works_in_place(owner, node, functions):
         # Whoever reads the input after an in-place call reads the activation's output.
         later = _nodes_after(graph, prelu)
         source.replace_all_uses_with(prelu, delete_user_cb=lambda user: user in later)
     graph.erase_node(node)
 
 
-def _works_in_place(owner: nn.Module, node: fx.Node) -> bool:
+def _works_in_place(owner: nn.Module, node: fx.Node, functions: Collection[Function]) -> bool:
     if node.op == "call_module":
         return bool(getattr(owner.get_submodule(str(node.target)), "inplace", False))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.endswith("_") or node.kwargs.get("inplace") is True
+    called = _called(node, functions)
+    return called is not None and called.in_place
 
 
 def _nodes_after(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:

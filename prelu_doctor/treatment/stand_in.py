@@ -17,15 +17,21 @@ class StandIn(nn.PReLU):
 
     Args:
         activation: The function, one of `SMOOTH`.
+        inplace: Whether the result is written over the input too, which somebody else reads afterwards.
     """
 
-    def __init__(self, activation: Activation) -> None:
+    def __init__(self, activation: Activation, *, inplace: bool = False) -> None:
         super().__init__(1, 0.0)
         assert activation.function in SMOOTH
         self.activation = activation
+        self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
         """The original activation of `x`, of any shape."""
+        result = self._computed(x)
+        return x.copy_(result) if self.inplace else result
+
+    def _computed(self, x: Tensor) -> Tensor:
         if self.activation.function == "gelu":
             return F.gelu(x, approximate=self.activation.approximate)
         return F.silu(x) if self.activation.function == "silu" else F.hardswish(x)

@@ -276,6 +276,31 @@ def test_a_converted_file_tells_which_calls_were_numbered(tmp_path: Path):
     assert equal(output_of(loaded, x), output_of(conversion.model.eval(), x))
 
 
+class Branching(nn.Module):
+    """No graph holds a branch on data: its calls are routed while the forward runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.first(x), approximate="tanh")
+        if x.isnan().any():
+            raise ValueError("not a number")
+        return F.leaky_relu(F.silu(self.second(x)), negative_slope=0.3)
+
+
+def test_calls_that_no_graph_can_hold_are_routed_and_come_back(tmp_path: Path):
+    model, x = Branching().eval(), gaussian(40, 4)
+    conversion = convert(model, x, Treatment(activations=ALL, training=UNTRAINED))
+    conversion.save(tmp_path / "a.safetensors")
+    assert {place.how for site in conversion.recipe.sites for place in site.places} == {"route"}
+    assert [bool(change.fit) for change in conversion.report.changes] == [True, True, False]
+    assert conversion.report.before_fitting.equal
+    loaded = load(Branching(), tmp_path / "a.safetensors").eval()
+    assert equal(output_of(loaded, x), output_of(conversion.model.eval(), x))
+
+
 def test_an_activation_held_in_an_attribute_and_given_its_slope_is_rewritten_where_it_is_called():
     class Held(nn.Module):
         def __init__(self) -> None:

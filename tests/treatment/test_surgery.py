@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,12 +21,10 @@ from prelu_doctor.treatment.fine_tuning import slope_parameters
 EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 
 DECLINED = {
-    "TimeLoop": {":relu#1"},
-    "TrainingBranch": {":relu#1"},
     "LeakyNet": {"act", ":leaky_relu#1"},
     "PReluNet": {"act"},
 }
-"""Sites of the zoo that keep their activation; the loop and the branch because a trace cannot hold them."""
+"""Sites of the zoo that keep their activation: they have a negative side already."""
 
 
 def zoo_model(kind: type[Odd]) -> Odd:
@@ -225,17 +224,27 @@ class ThroughAView(Net):
         return self.head(x)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.25])
-@pytest.mark.parametrize("kind", [IgnoredReturnOfAModule, OverwrittenResidual, ThroughAView])
-def test_an_overwritten_input_that_is_read_again_declines_the_site_and_no_other(
-    kind: type[nn.Module], alpha: float
+@pytest.mark.parametrize(
+    ("kind", "recompute"),
+    [
+        (IgnoredReturnOfAModule, lambda model, hidden: model.head(hidden)),
+        (OverwrittenResidual, lambda model, hidden: model.head(model.mid(hidden) + hidden)),
+        (ThroughAView, lambda model, hidden: model.head(hidden)),
+    ],
+)
+def test_an_overwritten_input_that_is_read_again_is_overwritten_by_the_prelu(
+    kind: type[Net], recompute: Callable[[Net, Tensor], Tensor]
 ) -> None:
-    model = nn.Sequential(kind(), nn.Linear(2, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))
-    treated = untrained(model, X, alpha=alpha)
-    declined = {change.site: change.declined for change in treated.changes if change.declined}
-    assert len(declined) == 1
-    assert "read again" in next(iter(declined.values()))
-    assert [recipe.site for recipe in treated.recipes] == ["2"]
+    model = kind()
+    surgery, before = operated(model, X)
+    assert not surgery.declined
+    assert torch.equal(surgery.model(X), model(X))
+    prelu = surgery.prelu(before.sites[0].id)
+    torch.nn.init.constant_(prelu.weight, 0.5)
+    assert torch.allclose(surgery.model(X), recompute(model, F.leaky_relu(model.fc(X), 0.5)))
+    surgery.model(X).sum().backward()
+    assert prelu.weight.grad is not None
+    assert prelu.weight.grad.abs().sum() > 0
 
 
 def test_an_ignored_return_of_an_in_place_function_is_rewritten_rightly() -> None:
@@ -272,23 +281,17 @@ class BranchesOnValues(Net):
         return self.head(x if x.sum() > 0 else -x)
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        (MakesTensors, "freeze"),
-        (CountsItsRuns, "sets runs"),
-        (MakesItsReluAnew, "not installed"),
-        (BranchesOnValues, "control flow"),
-    ],
-)
-def test_a_forward_that_a_trace_would_falsify_is_declined_and_left_alone(kind: type[nn.Module], reason: str) -> None:
+@pytest.mark.parametrize("kind", [MakesTensors, CountsItsRuns, MakesItsReluAnew, BranchesOnValues])
+def test_a_forward_that_a_graph_would_falsify_runs_as_it_was_written(kind: type[nn.Module]) -> None:
     model = kind()
-    surgery, _ = operated(model, X)
-    assert not surgery.done
-    assert all(reason in text for text in surgery.declined.values())
-    assert type(surgery.model) is kind
-    assert set(vars(surgery.model)) == set(vars(model))
-    assert surgery.model.state_dict().keys() == model.state_dict().keys()
+    surgery, before = operated(model, X)
+    assert not surgery.declined
+    assert {place.how for recipe in surgery.done for place in recipe.places} == {"route"}
+    slopes = {f"{place.module}.weight" for recipe in surgery.done for place in recipe.places}
+    assert surgery.model.state_dict().keys() == model.state_dict().keys() | slopes
+    assert torch.equal(surgery.model(X), model(X))
+    torch.nn.init.constant_(surgery.prelu(before.sites[0].id).weight, 0.5)
+    assert not torch.equal(surgery.model(X), model(X))
 
 
 def test_a_forward_that_was_replaced_on_the_instance_is_declined() -> None:
@@ -379,16 +382,16 @@ def test_a_transformer_layer_computes_the_slopes_on_its_fast_path_too(activation
 
 
 class TwoOwners(nn.Module):
-    """Two modules hold one linear layer; one of them cannot be traced: the site is converted in both or in none."""
+    """Two modules hold one linear layer: one site, though one of them cannot be traced."""
 
-    def __init__(self) -> None:
+    def __init__(self, other: type[Rectified]) -> None:
         super().__init__()
         shared = nn.Linear(4, 4)
         self.plain = Rectified(shared)
-        self.branching = BranchingRectified(shared)
+        self.other = other(shared)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.branching(self.plain(x)) + self.branching(x)
+        return self.other(self.plain(x)) + self.other(x)
 
 
 class Rectified(nn.Module):
@@ -405,16 +408,25 @@ class BranchingRectified(Rectified):
         return F.relu(self.fc(x)) if x.sum() < 1e9 else x
 
 
+class ReplacedOnTheInstance(Rectified):
+    def __init__(self, fc: nn.Linear) -> None:
+        super().__init__(fc)
+        self.forward = lambda x: F.relu(self.fc(x))  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("other", [Rectified, BranchingRectified])
+def test_a_site_of_two_owners_has_one_prelu(other: type[Rectified]) -> None:
+    surgery, before = operated(TwoOwners(other), X)
+    assert not surgery.declined
+    assert len(before.sites) == len(surgery.done)
+    assert surgery.model.plain.prelu_1.weight is surgery.model.other.prelu_1.weight
+
+
 def test_a_site_of_two_owners_is_converted_as_a_whole_or_not_at_all() -> None:
-    model = TwoOwners()
+    model = TwoOwners(ReplacedOnTheInstance)
     surgery, _ = operated(model, X)
     assert not surgery.done
     assert surgery.model.state_dict().keys() == model.state_dict().keys()
-    model.branching = Rectified(model.plain.fc)
-    surgery, before = operated(model, X)
-    assert not surgery.declined
-    assert len(before.sites) == len(surgery.done)
-    assert surgery.model.plain.prelu_1.weight is surgery.model.branching.prelu_1.weight
 
 
 def test_a_preactivation_of_minus_infinity_declines_its_site() -> None:
