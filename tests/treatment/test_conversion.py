@@ -171,6 +171,28 @@ def test_a_revival_that_moves_the_output_is_taken_back(monkeypatch: pytest.Monke
     assert all("moved the output" in change.declined_units[0].reason for change in report.changes)
 
 
+def test_a_site_whose_revival_moves_the_output_is_given_up_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prelu_doctor.treatment import revival_plan
+
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)]
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        for layer in (0, 2, 4):
+            model[layer].bias[1] = -100.0
+    cut = revival_plan._cut
+    leaky = lambda columns, graph: iter(()) if columns.layer.name == "4" else cut(columns, graph)  # noqa: E731
+    monkeypatch.setattr(revival_plan, "_cut", leaky)
+    treated = treat(model, dataset_of(gaussian(600, 4)), Treatment(training=UNTRAINED))
+    assert [change.revived for change in treated.changes] == [[1], [], [1]]
+    assert "moved the output" in treated.changes[1].declined_units[0].reason
+    assert treated.preservation.equal
+    state = treated.model.state_dict()
+    assert torch.equal(state["2.weight"][1], model[2].weight[1] * torch.tensor([1.0, 0, 1, 1, 1, 1, 1, 1]))
+    assert torch.equal(state["3.weight"], torch.zeros(8))
+    assert state["5.weight"][1] == 0.25
+
+
 def test_a_site_whose_prelu_moves_the_output_keeps_its_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     from prelu_doctor.treatment import slopes
 
