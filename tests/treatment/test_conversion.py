@@ -184,7 +184,8 @@ def test_a_site_whose_revival_moves_the_output_is_given_up_and_no_other(monkeypa
     leaky = lambda columns, graph: iter(()) if columns.layer.name == "4" else cut(columns, graph)  # noqa: E731
     monkeypatch.setattr(revival_plan, "_cut", leaky)
     treated = treat(model, dataset_of(gaussian(600, 4)), Treatment(training=UNTRAINED))
-    assert [change.revived for change in treated.changes] == [[1], [], [1]]
+    assert [1 in change.revived for change in treated.changes] == [True, False, True]
+    assert treated.changes[1].revived == []
     assert "moved the output" in treated.changes[1].declined_units[0].reason
     assert treated.preservation.equal
     state = treated.model.state_dict()
@@ -210,10 +211,11 @@ class LateBranch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.act, self.second, self.late = nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU()
+        self.third = nn.Linear(6, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.act(self.first(x))
-        return self.late(self.second(hidden)) if x[0, 0] > 50 else hidden
+        return self.third(self.late(self.second(hidden))) if x[0, 0] > 50 else hidden
 
 
 def test_a_site_that_the_first_samples_do_not_reach_is_converted_but_none_of_its_units_is_revived() -> None:
