@@ -1,0 +1,69 @@
+"""Two models on the same inputs: are their outputs equal, and how far apart are they?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.zoo_run.dispatched import fused_kernels_off
+from prelu_doctor.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the outputs of two models lie apart.
+
+    Attributes:
+        equal: Every element equal (`==`), NaN at the same places.
+        change: Largest |difference| of an output over its largest |element|; infinite where shapes differ.
+    """
+
+    equal: bool
+    change: float
+
+
+def difference(left: nn.Module, right: nn.Module, batches: Iterable[Batch]) -> Difference:
+    """Runs both models, with the same random numbers, and compares every tensor that they return."""
+    equal, change = True, 0.0
+    for batch in batches:
+        pairs = zip(outputs_of(left, batch), outputs_of(right, batch), strict=True)
+        for one, other in pairs:
+            equal &= _equal(one, other)
+            change = max(change, _change(one, other))
+    return Difference(equal, change)
+
+
+def outputs_of(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """Every tensor that a model returns, in order."""
+    with torch.no_grad(), fused_kernels_off(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return list(_tensors(batch.clone().run(model)))
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (tensor for part in value.values() for tensor in _tensors(part))
+    elif isinstance(value, list | tuple):
+        yield from (tensor for part in value for tensor in _tensors(part))
+    elif is_dataclass(value):
+        yield from (tensor for field in fields(value) for tensor in _tensors(getattr(value, field.name)))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _change(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    if not one.numel() or _equal(one, other):
+        return 0.0
+    apart = (one.double() - other.double()).abs().nan_to_num(nan=float("inf")).max()
+    scale = one.double().abs().nan_to_num(nan=0.0).max()
+    return float(apart / scale) if scale > 0 else float("inf")
