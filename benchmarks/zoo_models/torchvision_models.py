@@ -32,7 +32,6 @@ OPTIONS: dict[str, dict[str, object]] = {
     "quantized_inception_v3": {"init_weights": False, "aux_logits": False},
     "vit_h": {"image_size": 28},
     "vit": {"image_size": 32},
-    "mvit": {"spatial_size": (32, 32), "temporal_size": 4},
 }
 
 FAMILIES = """
@@ -57,7 +56,7 @@ def torchvision_models() -> Iterator[ZooModel]:
         sides = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 64}
         yield _model(name, uniform(3, 64, 64), weights_backbone=None, **sides, **_few_candidates(name))
     for name in models.list_models(module=models.video):
-        clip = (16, 224, 224) if name == "s3d" else (4, 32, 32)
+        clip = (16, 224, 224) if name.startswith(("s3d", "mvit")) else (4, 32, 32)
         yield _model(name, gaussian(3, *clip))
     for name in models.list_models(module=models.optical_flow):
         yield _model(name, *[gaussian(3, _size_of(name), _size_of(name))] * 2)

@@ -26,11 +26,19 @@ class Difference:
     change: float
 
 
-def difference(left: nn.Module, right: nn.Module, batches: Iterable[Batch]) -> Difference:
-    """Runs both models, with the same random numbers, and compares every tensor that they return."""
+def difference(left: nn.Module, right: nn.Module, batches: Iterable[Batch], *, widen: bool = False) -> Difference:
+    """Runs both models, with the same random numbers, and compares every tensor that they return.
+
+    Args:
+        left: The one whose outputs are the scale.
+        right: The other one.
+        batches: What to run through them.
+        widen: Whether the left one gets its floating inputs in double precision.
+    """
     equal, change = True, 0.0
     for batch in batches:
-        pairs = zip(outputs_of(left, batch), outputs_of(right, batch), strict=True)
+        wide = _doubled(batch) if widen else batch
+        pairs = zip(outputs_of(left, wide), outputs_of(right, batch), strict=True)
         for one, other in pairs:
             equal &= _equal(one, other)
             change = max(change, _change(one, other))
@@ -42,6 +50,13 @@ def outputs_of(model: nn.Module, batch: Batch) -> list[Tensor]:
     with torch.no_grad(), fused_kernels_off(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return list(_tensors(batch.clone().run(model)))
+
+
+def _doubled(batch: Batch) -> Batch:
+    def wide(tensor: Tensor) -> Tensor:
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    return Batch(tuple(map(wide, batch.args)), {name: wide(tensor) for name, tensor in batch.kwargs.items()})
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

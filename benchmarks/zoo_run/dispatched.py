@@ -1,10 +1,10 @@
-"""Counts rectifier calls at the dispatcher. It shares nothing with the package, so that it can judge it."""
+"""Counts rectifier calls and their silent units at the dispatcher. It shares nothing with the package, so that it can judge it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,29 @@ def dispatched_rectifiers(model: nn.Module, batch: Batch) -> Counter[str]:
     seen as their parts. The fused kernel of `nn.TransformerEncoderLayer`, which hides its ReLU, is switched off.
     """
     counter = _Counter()
+    _run(model, batch, counter)
+    return counter.calls
+
+
+def silent_units(model: nn.Module, batch: Batch, axes: Sequence[int]) -> list[frozenset[int]] | None:
+    """Which units of each ReLU or ReLU6 call let no gradient through at any position of any sample.
+
+    Args:
+        model: The model.
+        batch: Its input.
+        axes: The unit axis of every call, in the order of the calls.
+
+    Returns:
+        For every call, the silent units; None where the forward makes another number of calls.
+    """
+    counter = _Counter(axes)
+    _run(model, batch, counter)
+    return counter.silent if rectifiers(counter.calls) == len(axes) else None
+
+
+def _run(model: nn.Module, batch: Batch, counter: _Counter) -> None:
     with torch.no_grad(), fused_kernels_off(), torch.random.fork_rng(devices=[]), counter:
         batch.clone().run(model)
-    return counter.calls
 
 
 def rectifiers(calls: Counter[str]) -> int:
@@ -42,16 +62,22 @@ def fused_kernels_off() -> Iterator[None]:
 
 
 class _Counter(TorchDispatchMode):
-    def __init__(self) -> None:
+    def __init__(self, axes: Sequence[int] = ()) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
+        self.silent: list[frozenset[int]] = []
+        self._axes = axes
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         kind = _kind(func.overloadpacket.__name__.rstrip("_"), args, kwargs)
         if kind and isinstance(args[0], Tensor) and args[0].is_floating_point():
             self.calls[kind] += 1
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if kind in ("relu", "relu6") and len(self.silent) < len(self._axes):
+            passes = (output > 0) & (output < (6 if kind == "relu6" else float("inf")))
+            self.silent.append(_all_false_along(passes, self._axes[len(self.silent)]))
+        return output
 
 
 def _kind(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
@@ -64,3 +90,9 @@ def _kind(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> str
     if name in ("clamp", "clamp_min", "hardtanh") and low == 0 and not isinstance(low, Tensor):
         return {None: "relu", 6: "relu6"}.get(high, "") if not isinstance(high, Tensor) else ""
     return ""
+
+
+def _all_false_along(flags: Tensor, axis: int) -> frozenset[int]:
+    others = [other for other in range(flags.dim()) if other != axis % max(flags.dim(), 1)]
+    silent = ~(flags.any(dim=others) if others else flags)
+    return frozenset(silent.reshape(-1).nonzero().flatten().tolist())

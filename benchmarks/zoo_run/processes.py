@@ -106,7 +106,7 @@ def _examine(name: str, steps: list[str], sender: Connection) -> None:
         if done.get("count", {}).get("calls") == 0 or (needed and "error" in done.get(needed, {"error": ""})):
             continue
         sender.send(row | {"unfinished": step})
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         try:
             done[step] = STEPS[step](examined)
         except Exception as error:
@@ -116,6 +116,7 @@ def _examine(name: str, steps: list[str], sender: Connection) -> None:
             if step == "build":
                 break
         done[step]["seconds"] = round(time.perf_counter() - began, 2)
+        done[step]["cpu_seconds"] = round(time.process_time() - worked, 2)
     row["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     with contextlib.suppress(BrokenPipeError):
         sender.send(row)

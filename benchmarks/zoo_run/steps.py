@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,20 @@ from torch import nn
 
 from benchmarks.zoo_models import ZooModel
 from benchmarks.zoo_run.comparing import difference
-from benchmarks.zoo_run.dispatched import dispatched_rectifiers, rectifiers
+from benchmarks.zoo_run.dispatched import dispatched_rectifiers, rectifiers, silent_units
 from benchmarks.zoo_run.naive import hooked_calls, naive_conversion
 from benchmarks.zoo_run.planting import Planted, plant_dead_units
 from prelu_doctor import Conversion, Training, Treatment, convert, export_onnx, load
 from prelu_doctor.data.batches import Batch, Dataset
+from prelu_doctor.deployment.quiet import quiet
 from prelu_doctor.scanning.scan import Scan, scan_model
 from prelu_doctor.sites.find import find_sites
 from prelu_doctor.sites.trace import trace
 from prelu_doctor.treatment.proven_surgery import operate_and_prove
 
 Figures = dict[str, Any]
+
+RECTIFIERS = ("relu", "relu6")
 
 LARGEST_FILE = 1 << 30
 """Bytes of parameters above which a converted file is not written and read back."""
@@ -73,11 +78,13 @@ def count(examined: Examination) -> Figures:
 def find(examined: Examination) -> Figures:
     """Plants dead units and scans."""
     model, few = examined.model, examined.scanned.take(slice(0, 2))
-    examined.planted = plant_dead_units(model, find_sites(model, trace(model, few)).found)
+    planted = plant_dead_units(model, find_sites(model, trace(model, few)).found)
     calls = rectifiers(dispatched_rectifiers(model, examined.scanned))  # a dead unit may change what a detector finds
     examined.before = before = scan_model(model, examined.dataset.scanned())
-    sites = [site for site in before.sites if site.function in ("relu", "relu6")]
+    sites = [site for site in before.sites if site.function in RECTIFIERS]
     dead = {(site.id, unit) for site in sites for unit in site.dead_units}
+    truth = _silent_units(examined)
+    examined.planted = [unit for unit in planted if truth is None or unit in truth]
     never = "never called"
     return {
         "calls": calls,
@@ -90,7 +97,30 @@ def find(examined: Examination) -> Figures:
         "planted": len(examined.planted),
         "planted_found": len(dead.intersection(examined.planted)),
         "dead": len(dead),
+        "truly_dead": None if truth is None else len(truth),
+        "misjudged": None if truth is None else len(truth ^ dead),
     }
+
+
+def _silent_units(examined: Examination) -> set[tuple[str, int]] | None:
+    """Site and number of every unit that fires nowhere, told without the package's tallies.
+
+    None where the calls of the forward do not correspond to those that the sites were found in.
+    """
+    graph = trace(examined.model, examined.scanned)
+    found = [site for site in find_sites(examined.model, graph).found if site.activation.function in RECTIFIERS]
+    site_of = {call.index: site for site in found for call in site.calls}
+    calls = [call.index for call in graph.activations() if call.activation.function in RECTIFIERS]
+    axes = [site_of[call].unit_axis if call in site_of else 0 for call in calls]
+    silent = silent_units(examined.model, examined.scanned, axes)
+    if silent is None:
+        return None
+    in_every_call: dict[str, frozenset[int]] = {}
+    for call, units in zip(calls, silent, strict=True):
+        if call in site_of:
+            site = site_of[call].id
+            in_every_call[site] = in_every_call.get(site, units) & units
+    return {(site, unit) for site, units in in_every_call.items() for unit in units}
 
 
 def operate(examined: Examination) -> Figures:
@@ -98,7 +128,7 @@ def operate(examined: Examination) -> Figures:
     assert examined.before is not None
     surgery, _ = operate_and_prove(examined.model, examined.dataset, examined.before, "channel")
     calls = [dispatched_rectifiers(model, examined.scanned) for model in (examined.model, surgery.model)]
-    rectifying = {site.id: site.calls for site in examined.before.sites if site.function in ("relu", "relu6")}
+    rectifying = {site.id: site.calls for site in examined.before.sites if site.function in RECTIFIERS}
     declined = {site: reason for site, reason in surgery.declined.items() if site in rectifying}
     kept = difference(examined.model, surgery.model, [examined.other])
     return {
@@ -145,51 +175,67 @@ def reload(examined: Examination) -> Figures:
 
 
 def export(examined: Examination) -> Figures:
-    """Exports the converted model and proves parity; where that fails, tells whether the original can be exported."""
+    """Exports the converted model and proves parity; where that fails, tells how the original fares."""
     assert examined.conversion is not None
     with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
         try:
-            proof = export_onnx(examined.conversion.model, Path(folder) / "model.onnx", examined.dataset)
+            proof = export_onnx(examined.conversion.model, path, examined.dataset)
         except Exception as error:
-            return {"parity": False, "error": first_line(error), "original": _original_export(examined)}
+            return {
+                "parity": False,
+                "error": first_line(error).replace(f"{folder}/", ""),
+                "original": _original_export(examined, path),
+                "float64": _float64_difference(examined),
+            }
     worst = max(check.scaled_error for check in proof.checks)
     return {"parity": proof.verdict == "healthy", "scaled_error": worst, "checks": len(proof.checks)}
 
 
-def _original_export(examined: Examination) -> Figures:
-    """Whether torch.onnx.export takes the original as it is: with any batch size, and with this one alone."""
-    batch = examined.scanned.take(slice(0, 2))
-    dynamic = {"args": tuple({0: "batch"} for _ in batch.args), "kwargs": {name: {0: "batch"} for name in batch.kwargs}}
-    return {"any_batch": _tried(examined, batch, dynamic), "one_batch": _tried(examined, batch, None)}
+def _original_export(examined: Examination, path: Path) -> Figures:
+    """How the original fares: whether torch.onnx.export takes it as it is, with any batch size and with one alone.
 
-
-def _tried(examined: Examination, batch: Batch, dynamic: dict[str, Any] | None) -> str:
-    """An empty string where the export works, else the first line of its error."""
-    shapes: Any = None
-    if dynamic is not None:
-        names = list(_positional_names(examined.model, len(batch.args)))
-        shapes = dict(zip(names, dynamic["args"], strict=True)) | dynamic["kwargs"]
+    Each is an empty string where it works, else the first line of the error. `parity` is that of the package's export.
+    """
     try:
-        torch.onnx.export(
-            examined.entry.build(),
-            batch.args,
-            kwargs=dict(batch.kwargs) or None,
-            dynamic_shapes=shapes,
-            dynamo=True,
-            verbose=False,
-        )
+        export_onnx(examined.model, path, examined.dataset, force=True)
     except Exception as error:
-        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-            error = error.__cause__
-        return first_line(error)
+        parity = first_line(error).replace(f"{path.parent}/", "")
+    else:
+        return {"parity": "", "any_batch": "", "one_batch": ""}
+    batch = examined.scanned.take(slice(0, 2))
+    names = list(inspect.signature(examined.model.forward).parameters)[: len(batch.args)]
+    any_batch = _tried(examined, batch, {name: {0: "batch"} for name in (*names, *batch.kwargs)})
+    return {"parity": parity, "any_batch": any_batch, "one_batch": _tried(examined, batch, None) if any_batch else ""}
+
+
+def _float64_difference(examined: Examination) -> float | None:
+    """How far rounding alone moves the output: the converted model against itself in double precision."""
+    assert examined.conversion is not None
+    model = examined.conversion.model
+    try:
+        return difference(copy.deepcopy(model).double(), model, [examined.scanned], widen=True).change
+    except Exception:  # some forwards mix types of their own making
+        return None
+
+
+def _tried(examined: Examination, batch: Batch, shapes: dict[str, Any] | None) -> str:
+    """An empty string where the export works, else the first line of its error."""
+    with quiet():
+        try:
+            torch.onnx.export(
+                examined.entry.build(),
+                batch.args,
+                kwargs=dict(batch.kwargs) or None,
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            while isinstance(error.__cause__, Exception):
+                error = error.__cause__
+            return first_line(error)
     return ""
-
-
-def _positional_names(model: nn.Module, number: int) -> Iterator[str]:
-    import inspect
-
-    names = list(inspect.signature(model.forward).parameters)
-    yield from names[:number]
 
 
 def naive(examined: Examination) -> Figures:

@@ -60,6 +60,7 @@ def _totals(rows: list[Row]) -> str:
     sites = _sum(_all([row for row in rows if "declined" in _step(row, "operate")], "find"), "sites")
     declined = sum(len(step["declined"]) for step in operate)
     revive, reload, export, naive = (_all(rows, step) for step in ("revive", "reload", "export", "naive"))
+    told = [step for step in find if step.get("misjudged") is not None]
     reload = [step for step in reload if "equal" in step]
     exportable = [step for step in export if _exportable(step)]
     hooked = [row for row in rows if _done(row, "naive")]
@@ -68,9 +69,11 @@ def _totals(rows: list[Row]) -> str:
         f"Calls dispatched: {calls:,}; in a site: {in_sites:,} ({_share(in_sites, calls)}). Sites: {_sum(find, 'sites'):,}.",
         f"Sites rewritten: {sites - declined:,} of {sites:,} ({_share(sites - declined, sites)}); declined: {declined:,}.",
         f"Output equal to the bit after surgery: {sum(step['equal'] for step in operate)} of {len(operate)} models.",
-        f"Units killed: {_sum(find, 'planted')}, found: {_sum(find, 'planted_found')}. Dead units with those that these few "
-        f"inputs leave silent: {_sum(revive, 'dead'):,}; revived: {_sum(revive, 'revived'):,}; output not moved by more than "
-        f"rounding: {sum(step['change'] <= ROUNDING for step in revive)} of {len(revive)} models.",
+        f"Units silent on the inputs, as the dispatcher tells: {_sum(told, 'truly_dead'):,}; otherwise judged by the scan: "
+        f"{_sum(told, 'misjudged'):,} (on {len(told)} models). Units killed: {_sum(find, 'planted')}, found dead: "
+        f"{_sum(find, 'planted_found')}, revived: {_sum(revive, 'planted_revived')}.",
+        f"Silent units, taken for dead: {_sum(revive, 'dead'):,}; revived: {_sum(revive, 'revived'):,}; output not moved by "
+        f"more than rounding: {sum(step['change'] <= ROUNDING for step in revive)} of {len(revive)} models.",
         f"Converted file loaded onto a fresh model, equal: {sum(step['equal'] for step in reload)} of {len(reload)} models.",
         f"ONNX parity: {sum(step['parity'] for step in export)} of {len(export)} models; "
         f"{sum(step['parity'] for step in exportable)} of the {len(exportable)} that `torch.onnx.export` takes unchanged.",
@@ -124,10 +127,10 @@ def _troubles(rows: list[Row]) -> str:
         "Output not equal after surgery": defaultdict(list),
         "Calls left although no site was declined for them": defaultdict(list),
         "Output moved by the revival": defaultdict(list),
-        "Killed units not found": defaultdict(list),
+        "Units that the scan judges otherwise than the dispatcher": defaultdict(list),
         "Converted file not equal": defaultdict(list),
         "No parity, although torch.onnx.export takes the original": defaultdict(list),
-        "No parity, and torch.onnx.export does not take the original either": defaultdict(list),
+        "No parity, and torch.onnx.export does not take the original": defaultdict(list),
         "Dead units left alone": defaultdict(list),
     }
     for row in rows:
@@ -168,20 +171,28 @@ def _troubles_of(row: Row) -> Iterable[tuple[str, str, str]]:
         yield "Calls left although no site was declined for them", f"{unexplained} calls", name
     if revive.get("change", 0.0) > ROUNDING:
         yield "Output moved by the revival", f"by {revive['change']:.2g} of its scale", name
-    if find.get("planted", 0) > find.get("planted_found", 0):
-        yield "Killed units not found", f"{find['planted_found']} of {find['planted']}", name
+    if find.get("misjudged"):
+        yield "Units that the scan judges otherwise than the dispatcher", f"{find['misjudged']} units", name
     if _step(row, "reload").get("equal") is False:
         yield "Converted file not equal", "another output", name
     export = _step(row, "export")
     if export.get("parity") is False:
-        if _exportable(export):
-            fixed = " (with one batch size alone)" if export["original"]["any_batch"] else ""
-            yield "No parity, although torch.onnx.export takes the original", f"{export['error']}{fixed}", name
-        else:
-            heading = "No parity, and torch.onnx.export does not take the original either"
-            yield heading, f"{export['error']}; the original: {export['original']['one_batch']}", name
+        yield from _failed_export(name, export)
     for reason, units in revive.get("left", {}).items():
         yield "Dead units left alone", reason, f"{name} ({units})"
+
+
+def _failed_export(name: str, export: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
+    original, error = export["original"], export["error"]
+    if not _exportable(export):
+        yield "No parity, and torch.onnx.export does not take the original", f"{error}; the original: {original['one_batch']}", name
+        return
+    notes = [
+        f"the original: {original['parity']}" if original["parity"] else "the original has parity",
+        f"torch.onnx.export takes it for one batch size alone: {original['any_batch']}" if original["any_batch"] else "",
+        f"float32 and float64 differ by {export['float64']:.1e}" if export.get("float64") is not None else "",
+    ]
+    yield "No parity, although torch.onnx.export takes the original", "; ".join([error, *filter(None, notes)]), name
 
 
 _LEGEND = """\
@@ -235,7 +246,8 @@ def _parity(export: dict[str, Any]) -> str:
 
 def _exportable(export: dict[str, Any]) -> bool:
     """True where torch.onnx.export takes the original, be it for one batch size alone."""
-    return bool(export.get("parity")) or "" in export.get("original", {}).values()
+    original = export.get("original", {})
+    return bool(export.get("parity")) or "" in (original.get("any_batch"), original.get("one_batch"))
 
 
 def _places(found: list[tuple[str, str]]) -> str:
