@@ -156,7 +156,8 @@ def test_hooks_and_modes_have_one_owner():
         "register_module_forward_hook", "register_module_forward_pre_hook", "register_module_full_backward_hook",
     )  # fmt: skip
     modes = ("TorchDispatchMode", "TorchFunctionMode", "FakeTensorMode")
-    assert users_of(*hooks, *modes) == {"sites/trace.py", "sites/recorder.py"}
+    converted = "treatment/routing.py"  # its mode is part of a converted model's forward
+    assert users_of(*hooks, *modes) == {"sites/trace.py", "sites/recorder.py", converted}
 
 
 def test_files_are_read_in_few_places():

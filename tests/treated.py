@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from prelu_doctor.data.batches import Batch, Dataset
+from prelu_doctor.leaves import tensors_of
 from prelu_doctor.scanning.scan import Scan, scan_model
 from prelu_doctor.treatment.conversion import Treated, Treatment, treat
 from prelu_doctor.treatment.fine_tuning import Training
@@ -30,11 +31,12 @@ def dataset_of(
     held_out_target: Tensor | None = None,
     batch_size: int = 64,
     synthetic: bool = False,
+    keywords: Mapping[str, Tensor] | None = None,
 ) -> Dataset:
     def batches(tensors: tuple[Tensor, ...], labels: Tensor | None):
-        for start in range(0, len(tensors[0]), batch_size):
-            rows = slice(start, start + batch_size)
-            yield Batch(args=tuple(tensor[rows] for tensor in tensors), target=None if labels is None else labels[rows])
+        whole = Batch(args=tensors, kwargs=keywords or {}, target=labels)
+        for start in range(0, whole.size, batch_size):
+            yield whole.take(slice(start, start + batch_size))
 
     return Dataset(
         source="test",
@@ -50,19 +52,21 @@ def untrained(model: nn.Module, *inputs: Tensor, **options: object) -> Treated:
     return treat(model.eval(), dataset_of(*inputs), Treatment(training=UNTRAINED, **options))
 
 
-def operated(model: nn.Module, *inputs: Tensor, alpha_shape: str = "channel") -> tuple[Surgery, Scan]:
+def operated(
+    model: nn.Module, *inputs: Tensor, alpha_shape: str = "channel", **keywords: Tensor
+) -> tuple[Surgery, Scan]:
     """The model's proven surgery, and its scan."""
-    dataset = dataset_of(*inputs)
+    dataset = dataset_of(*inputs, keywords=keywords)
     before = scan_model(model, dataset.scanned())
     surgery, _ = operate_and_prove(model, dataset, before, alpha_shape)
     return surgery, before
 
 
-def output_of(model: nn.Module, *inputs: Tensor, seed: int = 0) -> list[Tensor]:
+def output_of(model: nn.Module, *inputs: Tensor, seed: int = 0, **keywords: Tensor) -> list[Tensor]:
     """All output tensors, with the same random numbers at every call."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return tree_leaves(model(*(tensor.clone() for tensor in inputs)))
+        return tensors_of(Batch(args=inputs, kwargs=keywords).clone().run(model))
 
 
 def equal(left: list[Tensor], right: list[Tensor]) -> bool:

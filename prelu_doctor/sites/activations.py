@@ -13,9 +13,15 @@ from prelu_doctor.records import Function
 CEILING = 6.0
 """Where ReLU6 ends."""
 
-
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardtanh, nn.LeakyReLU, nn.PReLU)
 """Modules whose call is a rectifier's, or may be one: it depends on their arguments for `Threshold` and `Hardtanh`."""
+
+
+def is_activation_module(module: nn.Module | None) -> bool:
+    """True for such a module, unless a class of the user's gave it a forward of its own."""
+    if not isinstance(module, ACTIVATION_MODULES):
+        return False
+    return type(module).forward.__module__.partition(".")[0] in ("torch", "prelu_doctor")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from prelu_doctor.records import Unresolved
@@ -13,6 +14,7 @@ from prelu_doctor.sites.activations import ACTIVATION_MODULES, Activation
 from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.sites.graph import Call, Graph, Position
 from prelu_doctor.sites.producers import Origin, channel_labels, origin_of, unit_axis_of
+from prelu_doctor.sites.spots import NO_SITE, Spot, Spots
 
 
 @dataclass
@@ -21,6 +23,7 @@ class FoundSite:
 
     Attributes:
         id: As in the report.
+        number: Its place among all sites found, from 0.
         key: What every call of the site has in common, in any forward.
         activation: What rectifier it is.
         position: Where its first call stands.
@@ -29,11 +32,14 @@ class FoundSite:
         unit_axis: Axis of the units in its activation tensor.
         axis_assumed: True where no producer told the axis.
         units: Number of units C.
+        rank: Number of axes of its activation tensor.
+        dtype: Its data type.
         input_independent: True where the model's input does not reach it.
         producers: Names of the layers that write its units, in forward order.
     """
 
     id: str
+    number: int
     key: tuple[object, ...]
     activation: Activation
     position: Position
@@ -42,6 +48,8 @@ class FoundSite:
     unit_axis: int
     axis_assumed: bool
     units: int
+    rank: int
+    dtype: torch.dtype
     input_independent: bool
     producers: list[str]
 
@@ -54,14 +62,17 @@ class Sites:
         found: The sites.
         declined: Calls that could not be placed.
         idle: Activation modules that no forward ran, each with all its paths.
+        spots: Which of the sites, by their number in `found`, each spot of code serves.
     """
 
     found: list[FoundSite] = field(default_factory=list)
     declined: list[Unresolved] = field(default_factory=list)
     idle: dict[str, frozenset[str]] = field(default_factory=dict)
+    spots: Spots = field(default_factory=Spots)
 
     def __post_init__(self) -> None:
-        self._by_key: dict[tuple[object, ...], FoundSite] = {site.key: site for site in self.found}
+        self._by_key: dict[tuple[object, ...], int] = {site.key: site.number for site in self.found}
+        self._placed: dict[int, int] = {}
         self._numbered = len(self.found)
 
     @property
@@ -80,29 +91,36 @@ class Sites:
         Returns:
             None where the call cannot be placed; the reason is then in `unresolved`.
         """
+        number = self._number(graph, call)
+        self._placed[call.index] = number
+        return None if number == NO_SITE else self.found[number]
+
+    def _number(self, graph: Graph, call: Call) -> int:
         origin = origin_of(graph, call)
         key = _key(graph, call, origin)
-        site = self._by_key.get(key)
-        if site is None:
+        number = self._by_key.get(key)
+        if number is None:
             return self._new(graph, call, origin, key)
+        site = self.found[number]
         if graph.shapes[call.reads[0]][site.unit_axis : site.unit_axis + 1] != (site.units,):
             self.decline(call.position, f"has another number of units than the site {site.id} with the same producers")
-            return None
-        return site
+            return NO_SITE
+        return number
 
-    def _new(self, graph: Graph, call: Call, origin: Origin, key: tuple[object, ...]) -> FoundSite | None:
+    def _new(self, graph: Graph, call: Call, origin: Origin, key: tuple[object, ...]) -> int:
         assert call.activation is not None
         assert call.position is not None
         shape = graph.shapes[call.reads[0]]
         if not shape or 0 in shape:
             self.decline(call.position, f"acts on a tensor of shape {list(shape)}, which holds no units")
-            return None
+            return NO_SITE
         axis = self._unit_axis(graph, call, origin)
         if axis is None and shape == (graph.samples,) and call.reads[0] in graph.from_input:
             self.decline(call.position, "acts on a vector of one number a sample, which has no axis of units")
-            return None
+            return NO_SITE
         site = FoundSite(
             id=self._free_id(_basic_id(call.position)),
+            number=len(self.found),
             key=key,
             activation=call.activation,
             position=call.position,
@@ -111,21 +129,23 @@ class Sites:
             unit_axis=_assumed_axis(shape) if axis is None else axis,
             axis_assumed=axis is None,
             units=shape[_assumed_axis(shape) if axis is None else axis],
+            rank=len(shape),
+            dtype=graph.dtypes[call.reads[0]],
             input_independent=call.reads[0] not in graph.from_input,
             producers=self._producer_names(origin),
         )
         self.found.append(site)
-        self._by_key[key] = site
-        return site
+        self._by_key[key] = site.number
+        return site.number
 
     def _unit_axis(self, graph: Graph, call: Call, origin: Origin) -> int | None:
         """The axis that the nearest producer tells; behind another activation, the axis that this one has."""
         value = call.reads[0]
         sources = [(layer.call.writes[0], layer.axis) for layer in reversed(origin.layers) if layer.kind != "other"]
         for upstream in reversed(origin.upstream):
-            site = self._by_key.get(_key(graph, upstream, origin_of(graph, upstream)))
-            if site and not site.axis_assumed:
-                sources.append((upstream.writes[0], site.unit_axis))
+            number = self._by_key.get(_key(graph, upstream, origin_of(graph, upstream)))
+            if number is not None and not self.found[number].axis_assumed:
+                sources.append((upstream.writes[0], self.found[number].unit_axis))
         for written, axis in sources:
             labels = channel_labels(graph, written, axis, origin, value)
             if labels is None:
@@ -166,6 +186,18 @@ class Sites:
         for position, reason in graph.declined:
             self.decline(position, reason)
         self.idle = {path: aliases for path, aliases in self.idle.items() if not aliases & graph.ran}
+        self._note_spots(graph)
+        self._placed.clear()
+
+    def _note_spots(self, graph: Graph) -> None:
+        runs: dict[tuple[tuple[str, ...], Spot], list[int]] = defaultdict(list)
+        for call in graph.activations():
+            assert call.position is not None
+            number = self._placed.get(call.index, NO_SITE)
+            runs[call.position.path[:-1], Spot(call.position.owner, call.position.location)].append(number)
+            self.spots.modules[call.position.module].add(number)
+        for (_, spot), numbers in runs.items():
+            self.spots.add_run(spot, tuple(numbers))
 
 
 def find_sites(model: nn.Module, graph: Graph) -> Sites:

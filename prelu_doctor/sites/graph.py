@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch._ops import OpOverload
 
 from prelu_doctor.sites.activations import Activation
@@ -34,6 +36,8 @@ class Position:
         ordinal: 1 for the first such call in this run of the owner's forward.
         rank: 0 for the first activation call of any form in this run of the owner's forward.
         source: File name and line, `resnet.py:102`.
+        location: Where in the owner's code it stands, as `locations.located` tells it; empty where a hook or
+            TorchScript makes the call.
     """
 
     path: tuple[str, ...]
@@ -42,6 +46,7 @@ class Position:
     ordinal: int
     rank: int
     source: str
+    location: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Graph:
     Attributes:
         calls: In the order they were dispatched.
         shapes: Shape of every value.
+        dtypes: Data type of every value.
         makers: Index of the call that wrote a value; absent for inputs, parameters and constants.
         tensors: Parameter or buffer name of the values that are one.
         from_input: Values that depend on the model's input.
@@ -106,6 +112,7 @@ class Graph:
     samples: int
     calls: list[Call] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
     makers: dict[int, int] = field(default_factory=dict)
     tensors: dict[int, str] = field(default_factory=dict)
     from_input: set[int] = field(default_factory=set)
@@ -114,9 +121,10 @@ class Graph:
     opaque_output: str = ""
     ran: set[str] = field(default_factory=set)
 
-    def new_value(self, shape: tuple[int, ...]) -> int:
-        """A value that nothing has written yet."""
-        self.shapes.append(shape)
+    def new_value(self, tensor: Tensor) -> int:
+        """A value that nothing has written yet, with the shape and data type of a tensor."""
+        self.shapes.append(tuple(tensor.shape))
+        self.dtypes.append(tensor.dtype)
         return len(self.shapes) - 1
 
     def maker(self, value: int) -> Call | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.leaves import opaque_leaf, tensors_of
-from prelu_doctor.sites.activations import ACTIVATION_MODULES, Activation, activation_of
+from prelu_doctor.sites.activations import Activation, activation_of, is_activation_module
 from prelu_doctor.sites.graph import Call, Graph, Position, Ref
+from prelu_doctor.sites.locations import located
 
 
 class Watcher(Protocol):
@@ -69,6 +71,7 @@ class Recorder(TorchDispatchMode):
         self._frames = [_Frame(None, "", ())]
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._written: dict[int, int] = {}
+        self._fused = ""
         for name, tensor in _named_tensors(model):
             self.graph.tensors[self._enter(tensor)] = name
         self._kept = [tensor for _, tensor in _named_tensors(model)]
@@ -91,7 +94,9 @@ class Recorder(TorchDispatchMode):
             register_module_forward_hook(self._pop, always_call=True),
         )
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=_HOOKS_AND_COMPILER, category=UserWarning)
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -108,9 +113,8 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         op = func.overloadpacket.__name__
-        if op in _FUSED:
-            with self:
-                return func.decompose(*args, **kwargs)
+        if op in FUSED:
+            return self._decomposed(func, args, kwargs)
         activation = self._floating(activation_of(op, args, kwargs), args)
         reads: list[int] = []
         recorded_args = _replace_tensors(args, self._value_of, reads)
@@ -136,6 +140,14 @@ class Recorder(TorchDispatchMode):
         if watcher:
             watcher.after(self.graph, call, output)
         return output
+
+    def _decomposed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._fused = f">{func.overloadpacket.__name__}"
+        try:
+            with self:
+                return func.decompose(*args, **kwargs)
+        finally:
+            self._fused = ""
 
     def _floating(self, activation: Activation | None, args: tuple[Any, ...]) -> Activation | None:
         """The activation, unless it acts on integers, which have no gradient: these are noted as declined."""
@@ -165,7 +177,7 @@ class Recorder(TorchDispatchMode):
         return tuple(writes)
 
     def _enter(self, tensor: Tensor) -> int:
-        value = self.graph.new_value(tuple(tensor.shape))
+        value = self.graph.new_value(tensor)
         self._values[id(tensor)] = (weakref.ref(tensor), value)
         return value
 
@@ -225,20 +237,33 @@ class Recorder(TorchDispatchMode):
 
     def _position(self, function: str) -> Position:
         frame = self._frames[-1]
-        if isinstance(frame.module, ACTIVATION_MODULES) and len(self._frames) > 2:  # the model itself has no caller
+        source = _user_line(self._entry)
+        if is_activation_module(frame.module) and len(self._frames) > 2:  # the model itself has no caller
             caller = self._frames[-2]
             caller.rank += 1
-            ordinal = caller.calls[frame.path]
-            return Position(frame.call_path, caller.path, frame.path, ordinal, caller.rank - 1, _user_line(self._entry))
+            where = self._location(caller.module)
+            return Position(
+                frame.call_path, caller.path, frame.path, caller.calls[frame.path], caller.rank - 1, source, where
+            )
         frame.rank += 1
         name = f":{function}"
         frame.calls[name] += 1
         path = (*frame.call_path, f"{name}#{frame.calls[name]}")
-        return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, _user_line(self._entry))
+        where = self._location(frame.module)
+        return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, source, where)
+
+    def _location(self, owner: nn.Module | None) -> str:
+        """Where in its owner's code the running call stands."""
+        module, location = located(sys._getframe(1))
+        return location + self._fused if module is owner and location else ""
 
 
-_FUSED = {"rnn_relu", "rnn_relu_cell"}
+FUSED = {"rnn_relu", "rnn_relu_cell"}
 """Composite operations that hide their ReLUs: their parts are recorded instead."""
+
+
+_HOOKS_AND_COMPILER = "Using .torch.compile.module.. when there are global hooks"
+"""A compiled module says that hooks see it twice: once under its own path and once under that of the module inside."""
 
 
 def _paths_of(model: nn.Module) -> dict[int, list[str]]:

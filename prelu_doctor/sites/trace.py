@@ -6,9 +6,10 @@ call: modules, functions, methods, scripted code. This file and `recorder` are t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,9 +60,12 @@ def none_arguments(model: nn.Module, batch: Batch, owners: Iterable[str]) -> dic
         owners: Paths of the modules to look at.
 
     Returns:
-        By path, the names of the arguments that were None in every call.
+        By path, the names of the arguments that were None in every call; scripted modules, which have no signature,
+        are left out.
     """
-    seen: dict[str, list[set[str]]] = {owner: [] for owner in owners}
+    seen: dict[str, list[set[str]]] = {
+        owner: [] for owner in owners if not isinstance(model.get_submodule(owner), torch.jit.ScriptModule)
+    }
 
     def note(owner: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
@@ -78,6 +82,28 @@ def none_arguments(model: nn.Module, batch: Batch, owners: Iterable[str]) -> dic
         for handle in handles:
             handle.remove()
     return {owner: sorted(set.intersection(*calls)) for owner, calls in seen.items() if calls}
+
+
+@contextlib.contextmanager
+def running(modules: Mapping[str, nn.Module]) -> Iterator[set[str]]:
+    """Notes in this block which of some modules are called.
+
+    Args:
+        modules: By any name.
+
+    Yields:
+        The names of those that were called so far.
+    """
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _module, _args, name=name: called.add(name))
+        for name, module in modules.items()
+    ]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _describe(batch: Batch) -> str:

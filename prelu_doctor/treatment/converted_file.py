@@ -61,9 +61,6 @@ def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor]) -> nn.
         raise _misfit(
             f"{type(error).__name__}: {error}" if str(error) else "no activation where it puts a PReLU"
         ) from error
-    if surgery.declined:
-        site, reason = next(iter(surgery.declined.items()))
-        raise _misfit(f"{site}: {reason}")
     load_weights(fresh, state)
     return fresh
 

@@ -44,7 +44,7 @@ def revivable(before: Scan, dataset: Dataset, converted: Collection[str], revive
         if site.id not in converted or not site.dead_units:
             continue
         reasons = sorted_units.declined[site.id]
-        doubt = _doubt(site, dataset, before, revive_bound)
+        doubt = _doubt(site, dataset, before, revive_bound, late=not found.calls)
         if doubt:
             reasons[doubt] = list(site.dead_units)
             continue
@@ -62,12 +62,14 @@ def revivable(before: Scan, dataset: Dataset, converted: Collection[str], revive
     return sorted_units
 
 
-def _doubt(site: records.Site, dataset: Dataset, before: Scan, revive_bound: float) -> str:
+def _doubt(site: records.Site, dataset: Dataset, before: Scan, revive_bound: float, *, late: bool) -> str:
     """Why a site's silence is no evidence, or an empty string."""
     if dataset.synthetic:
         return "the data is synthetic, and silence on it is no evidence"
     if site.saw_nan:
         return "NaN values reach its site, and what they hide cannot be told"
+    if late:
+        return "its branch does not run on the first samples, on which its readers are looked for"
     if site.input_independent:
         return ""
     bound = site.firing_rate_bound if site.counted == "samples" else firing_rate_bound(before.samples)

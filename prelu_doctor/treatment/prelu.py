@@ -19,15 +19,25 @@ class AxisPReLU(nn.PReLU):
         axis: Axis of the input that holds the C channels; may be negative. Without meaning where C is 1.
         ceiling: Largest value that comes out; None for no limit.
         init: Initial value of every slope.
+        inplace: Whether the result is written over the input too, which somebody else reads afterwards.
 
     Attributes:
         weight: The slopes, `[C]` or `[1]`.
     """
 
-    def __init__(self, num_parameters: int, axis: int = -1, ceiling: float | None = None, init: float = 0.25) -> None:
+    def __init__(
+        self,
+        num_parameters: int,
+        axis: int = -1,
+        ceiling: float | None = None,
+        init: float = 0.25,
+        *,
+        inplace: bool = False,
+    ) -> None:
         super().__init__(num_parameters, init)
         self.axis = axis
         self.ceiling = ceiling
+        self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
         """Rectify `x` of any shape in which `axis` has C elements; the output has the same shape and dtype.
@@ -36,13 +46,16 @@ class AxisPReLU(nn.PReLU):
             RuntimeError: If the axis does not hold C channels.
             IndexError: If `x` has no such axis.
         """
-        sloped = _sloped(x, self.weight, self.axis)
-        return sloped if self.ceiling is None else sloped.clamp(max=self.ceiling)
+        given = x.clone() if self.inplace else x  # the gradient needs what the input was
+        sloped = _sloped(given, self.weight, self.axis)
+        result = sloped if self.ceiling is None else sloped.clamp(max=self.ceiling)
+        return x.copy_(result) if self.inplace else result
 
     def extra_repr(self) -> str:
         """The arguments, as `repr` shows them."""
         ceiling = "" if self.ceiling is None else f", ceiling={self.ceiling}"
-        return f"num_parameters={self.num_parameters}, axis={self.axis}{ceiling}"
+        inplace = ", inplace=True" if self.inplace else ""
+        return f"num_parameters={self.num_parameters}, axis={self.axis}{ceiling}{inplace}"
 
 
 @torch.fx.wrap  # stays one node in a symbolic trace: the ranks that the code below asks for are unknown there

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import nn
 
 from prelu_doctor import records
@@ -12,10 +13,11 @@ from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.devices import device_of
 from prelu_doctor.errors import BrokenPromiseError
 from prelu_doctor.scanning.scan import Scan
-from prelu_doctor.sites.trace import none_arguments, trace
+from prelu_doctor.sites.trace import none_arguments, running
 from prelu_doctor.treatment.preservation import compare_outputs
 from prelu_doctor.treatment.slopes import AlphaShape
-from prelu_doctor.treatment.surgery import Surgery, operate, plan_surgery
+from prelu_doctor.treatment.surgery import Surgery, operate
+from prelu_doctor.treatment.surgery_plan import Planner, SurgeryPlan
 
 
 def operate_and_prove(
@@ -40,17 +42,24 @@ def operate_and_prove(
         for site in before.sites
         if site.saw_negative_infinity
     }
-    nones = _none_arguments(model, dataset, before, alpha_shape, refuse)
-    surgery = _operate(model, before, alpha_shape, nones, refuse)
-    kept = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
-    found = {} if kept.equal else _harmful(model, dataset, before, alpha_shape, nones, surgery)
-    found |= _idle(surgery, _example(model, dataset))
-    if found:
-        surgery = _operate(model, before, alpha_shape, nones, {**refuse, **found})
-        kept = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
-    if not kept.equal:
-        raise moved("putting PReLUs with slopes of 0", kept)
-    return surgery, nones
+    planner, nones = _planner(model, dataset, before)
+    inplace: set[str] = set()
+    route: set[str] = set()
+    while True:
+        plan = planner.plan(alpha_shape, refuse=refuse, inplace=inplace, route=route)
+        surgery = operate(model, plan, alpha_shape=alpha_shape, none_arguments=nones)
+        kept, idle = _prove(model, surgery, dataset)
+        if kept.equal and not idle:
+            return surgery, {owner: names for owner, names in nones.items() if owner in plan.rewritten}
+        harmful = set() if kept.equal else _harmful(model, dataset, alpha_shape, nones, plan)
+        if not harmful and not idle:
+            raise moved("putting PReLUs with slopes of 0", kept)
+        refuse |= dict.fromkeys(idle, "the PReLU that was put in its place is never called")
+        refuse |= dict.fromkeys(harmful & (inplace | route), "a PReLU in its place moves the output")
+        # What a call overwrites may be read again, and a graph knows nothing of autocast: next they go on as they did.
+        swapped = {recipe.site for recipe in plan.recipes if recipe.places[0].how == "swap"}
+        inplace |= harmful & swapped
+        route |= harmful - swapped
 
 
 def moved(what: str, kept: records.Preservation) -> BrokenPromiseError:
@@ -72,59 +81,34 @@ def _example(model: nn.Module, dataset: Dataset) -> Batch:
     return dataset.first().take(slice(0, 2)).to(device_of(model))
 
 
-def _none_arguments(
-    model: nn.Module, dataset: Dataset, before: Scan, alpha_shape: AlphaShape, refuse: Mapping[str, str]
-) -> dict[str, list[str]]:
-    plans, _ = plan_surgery(model, before.probe.graph, before.probe.sites.found, alpha_shape, refuse)
-    owners = {place.owner for plan in plans for place in plan.places if place.how == "rewrite"}
-    return none_arguments(model, _example(model, dataset), sorted(owners)) if owners else {}
+def _planner(model: nn.Module, dataset: Dataset, before: Scan) -> tuple[Planner, dict[str, list[str]]]:
+    """The planner of a scanned model, and the arguments that are None, of every forward that it may rewrite."""
+    probe = before.probe
+    owners = {call.position.owner for call in probe.graph.activations() if call.position}
+    candidates = [owner for owner in sorted(owners) if not owner.startswith("<") and _is_python(model, owner)]
+    nones = none_arguments(model, _example(model, dataset), candidates)
+    return Planner(model, probe.graph, probe.sites, nones), nones
 
 
-def _operate(
-    model: nn.Module,
-    before: Scan,
-    alpha_shape: AlphaShape,
-    nones: Mapping[str, list[str]],
-    refuse: Mapping[str, str],
-) -> Surgery:
-    return operate(
-        model,
-        before.probe.graph,
-        before.probe.sites.found,
-        alpha_shape=alpha_shape,
-        none_arguments=nones,
-        refuse=refuse,
-    )
+def _is_python(model: nn.Module, owner: str) -> bool:
+    return not isinstance(model.get_submodule(owner), torch.jit.ScriptModule)
+
+
+def _prove(model: nn.Module, surgery: Surgery, dataset: Dataset) -> tuple[records.Preservation, list[str]]:
+    """Whether the output is what it was, and the sites whose PReLU was never called meanwhile."""
+    prelus = {recipe.site: surgery.prelu(recipe.site) for recipe in surgery.done}
+    with running(prelus) as called:
+        kept = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
+    return kept, [site for site in prelus if site not in called]
 
 
 def _harmful(
-    model: nn.Module,
-    dataset: Dataset,
-    before: Scan,
-    alpha_shape: AlphaShape,
-    nones: Mapping[str, list[str]],
-    surgery: Surgery,
-) -> dict[str, str]:
-    """The sites that move the output when they alone are converted, as where an overwritten input is read again."""
-    found = {}
-    in_place = {site.id for site in before.probe.sites.found if site.activation.in_place}
-    others = {site.id: "not now" for site in before.sites}
-    for recipe in surgery.done:
-        refuse = {site: reason for site, reason in others.items() if site != recipe.site}
-        alone = _operate(model, before, alpha_shape, nones, refuse)
+    model: nn.Module, dataset: Dataset, alpha_shape: AlphaShape, nones: Mapping[str, list[str]], plan: SurgeryPlan
+) -> set[str]:
+    """The sites that move the output when they alone are converted."""
+    harmful = set()
+    for recipe in plan.recipes:
+        alone = operate(model, SurgeryPlan([recipe]), alpha_shape=alpha_shape, none_arguments=nones)
         if not compare_outputs(model, alone.model, iter([dataset.first()]), promised=True).equal:
-            why = ": its input, overwritten in place, is read again" if recipe.site in in_place else ""
-            found[recipe.site] = f"a PReLU in its place moves the output{why}"
-    return found
-
-
-def _idle(surgery: Surgery, example: Batch) -> dict[str, str]:
-    """The converted sites whose PReLU does not run."""
-    model = surgery.model
-    modules = {call.position.module for call in trace(model, example).activations() if call.position}
-    running = {id(model.get_submodule(path)) for path in modules if path is not None and not path.startswith("<")}
-    return {
-        recipe.site: "the PReLU that was put in its place is never called"
-        for recipe in surgery.done
-        if id(surgery.prelu(recipe.site)) not in running
-    }
+            harmful.add(recipe.site)
+    return harmful

@@ -17,8 +17,9 @@ RECIPE_VERSION: Final = 1
 class Place(Record, frozen=True, kw_only=True):
     """One call of a site, and how its PReLU was put there."""
 
-    how: Literal["swap", "rewrite"]
-    """`swap`: the activation module at `module` was replaced. `rewrite`: the call was, in its owner's forward."""
+    how: Literal["swap", "rewrite", "route"]
+    """`swap`: the activation module at `module` was replaced. `rewrite`: the call was, in its owner's forward. `route`:
+    the call is sent to the PReLU while the forward runs."""
     owner: str
     """Path of the module whose forward makes the call."""
     module: str
@@ -27,6 +28,12 @@ class Place(Record, frozen=True, kw_only=True):
     """For a rewritten call: which activation call of the owner's forward it is, from 0."""
     of: int = 0
     """For a rewritten call: how many activation calls the owner's forward makes."""
+    location: str = ""
+    """For a routed call: where in the owner's code it stands."""
+    turn: int = 0
+    """For a routed call: which call there in one run of the forward, from 0."""
+    turns: int = 0
+    """For a routed call: after how many calls the turns start over; 0 where they never do."""
 
 
 class SiteRecipe(Record, frozen=True, kw_only=True):

@@ -11,14 +11,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from prelu_doctor.escaping import escaped, is_plain_name
-from prelu_doctor.sites.activations import ACTIVATION_MODULES, activation_of
+from prelu_doctor.sites.activations import Activation, is_activation_module
+from prelu_doctor.treatment.function_calls import rectifier_of
 
 
 class CannotRewriteError(Exception):
     """The owner's forward cannot be rewritten; the message says why."""
+
+
+def check_python(owner: nn.Module) -> None:
+    """Raises where a module's forward is not the Python code of its class.
+
+    Raises:
+        CannotRewriteError: The message says what it is.
+    """
+    if isinstance(owner, torch.jit.ScriptModule):
+        raise CannotRewriteError("it is TorchScript, compiled code: convert the model made from its Python class")
+    if "forward" in vars(owner):
+        raise CannotRewriteError("its forward was replaced on the instance")
 
 
 def rewrite_forward(
@@ -57,8 +71,7 @@ def traced_activations(
     Raises:
         CannotRewriteError: The forward cannot be traced faithfully.
     """
-    if "forward" in vars(owner):
-        raise CannotRewriteError("its forward was replaced on the instance")
+    check_python(owner)
     with _left_alone(owner):
         graph = _trace(owner, none_arguments)
     odd = [node.target for node in graph.nodes if isinstance(node.target, str) and not is_plain_name(node.target)]
@@ -155,21 +168,34 @@ def _trace_in_both_modes(owner: nn.Module, nones: dict[str, Any]) -> fx.Graph:
 class _ChildrenAreLeaves(fx.Tracer):
     proxy_buffer_attributes = True  # what is computed from a buffer is computed anew at every run
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._modes = _modes()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _modes() != self._modes:
+            raise CannotRewriteError("its forward switches gradients or autocast, of which a graph knows nothing")
+        return super().create_node(*args, **kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
+def _modes() -> tuple[object, ...]:
+    """What a `with` block or a decorator may switch for the operations inside it."""
+    grad = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return (*grad, *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")))
+
+
 def _is_activation(owner: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(owner.get_submodule(str(node.target)), ACTIVATION_MODULES)
-    if node.op == "call_method":
-        name = str(node.target)
-    elif node.op == "call_function":
-        name = getattr(node.target, "__name__", "").removeprefix("_")
-        name = "_prelu_kernel" if name == "prelu_kernel" else name
-    else:
-        return False
-    return activation_of(name, node.args, node.kwargs) is not None
+        return is_activation_module(owner.get_submodule(str(node.target)))
+    return _called(node) is not None
+
+
+def _called(node: fx.Node) -> Activation | None:
+    """The activation that a call of a function or method is, or None."""
+    return rectifier_of(node.target, node.args, node.kwargs) if node.op in ("call_function", "call_method") else None
 
 
 def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> None:
@@ -187,8 +213,8 @@ def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> Non
 def _works_in_place(owner: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
         return bool(getattr(owner.get_submodule(str(node.target)), "inplace", False))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.endswith("_") or node.kwargs.get("inplace") is True
+    called = _called(node)
+    return called is not None and called.in_place
 
 
 def _nodes_after(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:

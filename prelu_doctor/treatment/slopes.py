@@ -22,6 +22,10 @@ class SlopeShape(Record, frozen=True, kw_only=True):
     """Unit axis, counted from the front where it is 1, else from the back (negative)."""
     ceiling: float | None = None
     """Largest output, for ReLU6."""
+    inplace: bool = False
+    """Whether it overwrites its input, because that is read again."""
+    casts: bool = False
+    """Whether its input has another dtype than the model's parameters, as under autocast."""
 
 
 def build_prelu(shape: SlopeShape, slope: float, like: nn.Module) -> nn.PReLU:
@@ -32,10 +36,16 @@ def build_prelu(shape: SlopeShape, slope: float, like: nn.Module) -> nn.PReLU:
         slope: Their value.
         like: The model, whose first floating-point parameter tells dtype and device.
     """
-    plain = shape.ceiling is None and (shape.count == 1 or shape.axis == 1)
+    plain = shape.ceiling is None and not shape.inplace and not shape.casts and (shape.count == 1 or shape.axis == 1)
     if plain:
         module: nn.PReLU = nn.PReLU(shape.count, init=slope)
     else:
-        module = AxisPReLU(shape.count, axis=shape.axis, ceiling=shape.ceiling, init=slope)
-    example = next((tensor for tensor in like.parameters() if tensor.is_floating_point()), torch.empty(0))
-    return module.to(device=example.device, dtype=example.dtype)
+        module = AxisPReLU(shape.count, axis=shape.axis, ceiling=shape.ceiling, init=slope, inplace=shape.inplace)
+    dtype, device = dtype_and_device(like)
+    return module.to(dtype=dtype, device=device)
+
+
+def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Those of a model's first floating-point parameter."""
+    example = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
+    return example.dtype, example.device

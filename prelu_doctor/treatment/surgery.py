@@ -1,4 +1,4 @@
-"""Puts a PReLU at every site: plans on the traced graph, operates on a copy, and returns what it declined."""
+"""Carries out a surgery plan on a copy of the model, or a recipe on a fresh one."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelu_doctor.sites.activations import ACTIVATION_MODULES
+from prelu_doctor.sites.activations import is_activation_module
 from prelu_doctor.sites.aliases import aliases_of
-from prelu_doctor.sites.find import FoundSite
-from prelu_doctor.sites.graph import Call, Graph
 from prelu_doctor.treatment.recipe import Place, SiteRecipe
-from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward, traced_activations
-from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, build_prelu
-
-RECTIFYING_FUNCTIONS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_)
-"""What a module may hold in an attribute where another one holds an activation module."""
+from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward
+from prelu_doctor.treatment.routing import Route, route_forward
+from prelu_doctor.treatment.slopes import AlphaShape, build_prelu
+from prelu_doctor.treatment.surgery_plan import SurgeryPlan, rectifies
 
 
 @dataclass
@@ -47,31 +42,26 @@ class Surgery:
 
 def operate(
     model: nn.Module,
-    graph: Graph,
-    sites: Sequence[FoundSite],
+    plan: SurgeryPlan,
     *,
     alpha_shape: AlphaShape = "channel",
     slope: float = 0.0,
     none_arguments: Mapping[str, Sequence[str]] | None = None,
-    refuse: Mapping[str, str] | None = None,
 ) -> Surgery:
-    """Replaces every ReLU and ReLU6 of a model by a PReLU.
+    """Replaces the ReLUs and ReLU6s of a model by PReLUs.
 
     Args:
-        model: The traced model; it is left as it is.
-        graph: Its traced forward.
-        sites: The sites found in it.
+        model: The model; it is left as it is.
+        plan: What is to be done.
         alpha_shape: One slope a channel, a site, or for the whole net.
         slope: Where the slopes start; 0 keeps the function.
         none_arguments: By owner path, arguments of its forward that are None whenever the model runs.
-        refuse: Sites that must not be converted, and why.
 
     Returns:
         The operated copy, and what was declined.
     """
-    done, declined = plan_surgery(model, graph, sites, alpha_shape, refuse or {})
-    surgery = Surgery(copy_of(model), declined=declined)
-    apply_recipes(surgery, done, alpha_shape=alpha_shape, slope=slope, none_arguments=none_arguments or {})
+    surgery = Surgery(copy_of(model), declined=dict(plan.declined))
+    apply_recipes(surgery, plan.recipes, alpha_shape=alpha_shape, slope=slope, none_arguments=none_arguments or {})
     return surgery
 
 
@@ -82,28 +72,6 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def plan_surgery(
-    model: nn.Module, graph: Graph, sites: Sequence[FoundSite], alpha_shape: AlphaShape, refuse: Mapping[str, str]
-) -> tuple[list[SiteRecipe], dict[str, str]]:
-    """What would be done at each site, and which are declined without a try.
-
-    Returns:
-        The recipes of the sites to convert, and by site id why others are not.
-    """
-    declined = dict(refuse)
-    plans: list[SiteRecipe] = []
-    runs = _activation_runs(graph)
-    servants = _sites_served(sites)
-    for site in sites:
-        reason = declined.get(site.id) or _not_for_surgery(site, runs, servants)
-        if reason:
-            declined[site.id] = reason
-            continue
-        places = _swaps(model, graph, site, runs) or _rewrites(model, site, runs)
-        plans.append(SiteRecipe(site=site.id, shape=_slope_shape(graph, site, alpha_shape), places=places))
-    return plans, declined
-
-
 def apply_recipes(
     surgery: Surgery,
     recipes: Iterable[SiteRecipe],
@@ -112,9 +80,14 @@ def apply_recipes(
     slope: float,
     none_arguments: Mapping[str, Sequence[str]],
 ) -> None:
-    """Carries out recipes on the surgery's model; what cannot be done is declined, and its model part left alone."""
+    """Carries out recipes on the surgery's model.
+
+    Raises:
+        CannotRewriteError: They were made for another model.
+    """
     shared: nn.Parameter | None = None
-    rewrites: dict[str, list[tuple[SiteRecipe, Place, nn.PReLU]]] = defaultdict(list)
+    rewrites: dict[str, list[tuple[Place, nn.PReLU]]] = defaultdict(list)
+    routes: dict[str, list[tuple[Place, nn.PReLU]]] = defaultdict(list)
     for recipe in recipes:
         prelu = build_prelu(recipe.shape, slope, surgery.model)
         if alpha_shape == "tied":
@@ -125,43 +98,31 @@ def apply_recipes(
             if place.how == "swap":
                 _put(surgery.model, place.module, prelu)
             else:
-                rewrites[place.owner].append((recipe, place, prelu))
-    _decline_untraceable(surgery, rewrites, none_arguments)
-    for owner, group in rewrites.items():
-        kept = [(place, prelu) for recipe, place, prelu in group if recipe.site not in surgery.declined]
-        if kept:
-            module = surgery.model.get_submodule(owner)
-            replacements = {
-                place.rank: (place.module.rpartition(".")[2], prelu.train(module.training)) for place, prelu in kept
-            }
-            nones = none_arguments.get(owner, ())
-            rewrite_forward(module, replacements, of=kept[0][0].of, none_arguments=nones)
+                (rewrites if place.how == "rewrite" else routes)[place.owner].append((place, prelu))
+    for path, group in rewrites.items():
+        owner = surgery.model.get_submodule(path)
+        replacements = {place.rank: (_name(place), prelu.train(owner.training)) for place, prelu in group}
+        of = group[0][0].of
+        rewrite_forward(owner, replacements, of=of, none_arguments=none_arguments.get(path, ()))
+    for path, group in routes.items():
+        owner = surgery.model.get_submodule(path)
+        for place, prelu in group:
+            owner.add_module(_name(place), prelu.train(owner.training))
+        route_forward(owner, [Route(place.location, place.turn, place.turns, _name(place)) for place, _ in group])
 
 
-def _decline_untraceable(
-    surgery: Surgery,
-    rewrites: Mapping[str, list[tuple[SiteRecipe, Place, nn.PReLU]]],
-    none_arguments: Mapping[str, Sequence[str]],
-) -> None:
-    """Declines sites before any owner is rewritten: a site of several owners is converted as a whole or not at all."""
-    for owner, group in rewrites.items():
-        module = surgery.model.get_submodule(owner)
-        try:
-            traced_activations(module, of=group[0][1].of, none_arguments=none_arguments.get(owner, ()))
-        except CannotRewriteError as error:
-            for recipe, _, _ in group:
-                surgery.declined[recipe.site] = f"{owner or 'the model'} cannot be rewritten: {error}"
-    surgery.done = [recipe for recipe in surgery.done if recipe.site not in surgery.declined]
+def _name(place: Place) -> str:
+    return place.module.rpartition(".")[2]
 
 
 def _put(model: nn.Module, path: str, prelu: nn.PReLU) -> None:
     """Puts a PReLU where an activation is, under each of its names."""
     parent, _, name = path.rpartition(".")
     current = getattr(model.get_submodule(parent), name)
-    if _rectifies(current):
+    if rectifies(current):
         _set(model.get_submodule(parent), name, prelu)
         return
-    if not isinstance(current, ACTIVATION_MODULES):
+    if not is_activation_module(current):
         raise CannotRewriteError(f"{path} is no activation")
     prelu.train(current.training)
     vars(prelu).update({key: value for key, value in vars(current).items() if key.endswith(_HOOKS)})
@@ -177,108 +138,3 @@ def _set(parent: nn.Module, name: str, prelu: nn.PReLU) -> None:
     setattr(parent, name, prelu)
     if isinstance(parent, nn.TransformerEncoderLayer):
         parent.activation_relu_or_gelu = 0  # its fused kernel would go on computing a ReLU
-
-
-def _not_for_surgery(
-    site: FoundSite, runs: Mapping[str, set[int]], servants: Mapping[tuple[str, int], set[str]]
-) -> str:
-    """Why a site keeps its activation, or an empty string."""
-    if not site.calls:
-        return f"{site.position.source}: its branch does not run on the first samples"
-    if site.activation.function in ("prelu", "leaky_relu"):
-        return f"it is a {site.activation.function} already, with a negative side of its own"
-    if site.position.module == "":
-        return "the model itself is the activation; there is no module to put a PReLU into"
-    unregistered = [call for call in site.calls if call.position and call.position.owner.startswith("<")]
-    if unregistered:
-        return f"{site.position.source}: the module that makes the call is not registered in the model"
-    others = {other for place in _owner_ranks(site.calls) for other in servants[place]} - {site.id}
-    if others and site.position.module is None:
-        names = ", ".join(sorted(others))
-        return f"{site.position.source}: the same line of {site.position.owner or 'the model'} also serves {names}"
-    if not site.position.module and any(len(runs[owner]) != 1 for owner, _ in _owner_ranks(site.calls)):
-        return f"{site.position.source}: its owner's forward makes another number of activation calls from run to run"
-    return ""
-
-
-def _sites_served(sites: Sequence[FoundSite]) -> dict[tuple[str, int], set[str]]:
-    served: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for site in sites:
-        for place in _owner_ranks(site.calls):
-            served[place].add(site.id)
-    return served
-
-
-def _owner_ranks(calls: Iterable[Call]) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((call.position.owner, call.position.rank) for call in calls if call.position))
-
-
-def _activation_runs(graph: Graph) -> dict[str, set[int]]:
-    """By owner path, how many activation calls a run of its forward makes: one number where all runs agree."""
-    counts: dict[tuple[tuple[str, ...], str], int] = defaultdict(int)
-    for call in graph.activations():
-        if call.position:
-            counts[call.position.path[:-1], call.position.owner] += 1
-    runs: dict[str, set[int]] = defaultdict(set)
-    for (_, owner), count in counts.items():
-        runs[owner].add(count)
-    return runs
-
-
-def _swappable(model: nn.Module, graph: Graph, site: FoundSite) -> bool:
-    """True where every call of the site's module, under whatever name, belongs to the site."""
-    modules = {call.position.module for call in site.calls if call.position}
-    path = str(site.position.module)
-    if len(modules) != 1 or site.position.module is None or path.startswith("<"):
-        return False
-    aliases = set(aliases_of(model, model.get_submodule(path)))
-    own = {call.index for call in site.calls}
-    return all(call.index in own for call in graph.activations() if call.position and call.position.module in aliases)
-
-
-def _swaps(model: nn.Module, graph: Graph, site: FoundSite, runs: Mapping[str, set[int]]) -> list[Place]:
-    """The module, or the function that an attribute holds, in whose place a PReLU can stand; empty where there is none.
-
-    `nn.TransformerEncoderLayer` keeps `F.relu` in its attribute `activation`, and cannot be traced.
-    """
-    owner = site.position.owner
-    if _swappable(model, graph, site):
-        return [Place(how="swap", owner=owner, module=str(site.position.module))]
-    only_call = runs[owner] == {1} and {call.position.owner for call in site.calls if call.position} == {owner}
-    if site.position.module is not None or not only_call:
-        return []
-    held = [name for name, value in vars(model.get_submodule(owner)).items() if _rectifies(value)]
-    return [Place(how="swap", owner=owner, module=_inside(owner, held[0]))] if len(held) == 1 else []
-
-
-def _rewrites(model: nn.Module, site: FoundSite, runs: Mapping[str, set[int]]) -> list[Place]:
-    places = []
-    for owner, rank in _owner_ranks(site.calls):
-        module = _inside(owner, _free_name(model.get_submodule(owner), f"prelu_{rank + 1}"))
-        places.append(Place(how="rewrite", owner=owner, module=module, rank=rank, of=next(iter(runs[owner]))))
-    return places
-
-
-def _rectifies(value: object) -> bool:
-    return any(value is function for function in RECTIFYING_FUNCTIONS)
-
-
-def _inside(owner: str, name: str) -> str:
-    return f"{owner}.{name}" if owner else name
-
-
-def _free_name(owner: nn.Module, wanted: str) -> str:
-    while hasattr(owner, wanted):
-        wanted += "_"
-    return wanted
-
-
-def _slope_shape(graph: Graph, site: FoundSite, alpha_shape: AlphaShape) -> SlopeShape:
-    """One slope a unit where the axis is known; one for the site where it was only assumed."""
-    rank = len(graph.shapes[site.calls[0].reads[0]])
-    single = alpha_shape != "channel" or site.axis_assumed
-    return SlopeShape(
-        count=1 if single else site.units,
-        axis=1 if site.unit_axis == 1 else site.unit_axis - rank,
-        ceiling=site.activation.ceiling,
-    )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from zoo.odd import Odd
-from zoo.slow_oracle import Call, CallRecorder
+from zoo.slow_oracle import Call, CallRecorder, calls_by_site
 
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.scanning.scan import Scan, scan_model
@@ -23,25 +22,16 @@ class Truth:
     positive: list[int] = field(default_factory=list)
 
 
-def truths_of(kind: type[Odd], model: Odd, inputs: tuple[Tensor, ...]) -> dict[str, Truth]:
+def truths_of(kind: type[Odd], model: Odd, batch: Batch) -> dict[str, Truth]:
     """The truth about every site of a zoo model."""
     truths = {site: Truth(fired=[0] * units, positive=[0] * units) for site, units in kind.expected_sites}
-    for sample in range(len(inputs[0])):
-        one = tuple(tensor[sample : sample + 1].clone() for tensor in inputs)
-        calls = CallRecorder(copy.deepcopy(model).eval()).record(*one)
+    plain = model.in_plain_python().eval()
+    for sample in range(batch.size):
+        one = batch.take(slice(sample, sample + 1)).clone()
+        calls = CallRecorder(plain).record(*one.args, **one.kwargs)
         for site, own in calls_by_site(kind, calls).items():
             count(truths[site], own, kind.unit_axes.get(site, 1))
     return truths
-
-
-def calls_by_site(kind: type[Odd], calls: list[Call]) -> dict[str, list[Call]]:
-    groups, rest = {}, list(calls)
-    for site, _ in kind.expected_sites:
-        number = kind.merged_calls.get(site, 1)
-        groups[site], rest = rest[:number], rest[number:]
-        assert groups[site][0].id == site
-    assert not rest
-    return groups
 
 
 def count(truth: Truth, calls: list[Call], axis: int) -> None:
@@ -58,11 +48,11 @@ def count(truth: Truth, calls: list[Call], axis: int) -> None:
         truth.fired[unit] += fired
 
 
-def split(inputs: tuple[Tensor, ...], size: int) -> list[Batch]:
-    samples = len(inputs[0])
-    return [Batch(args=tuple(x[start : start + size] for x in inputs)) for start in range(0, samples, size)]
+def split(inputs: tuple[Tensor, ...], size: int, **keywords: Tensor) -> list[Batch]:
+    whole = Batch(args=inputs, kwargs=keywords)
+    return [whole.take(slice(start, start + size)) for start in range(0, whole.size, size)]
 
 
-def scanned(model: nn.Module, *inputs: Tensor, size: int = 0) -> Scan:
+def scanned(model: nn.Module, *inputs: Tensor, size: int = 0, **keywords: Tensor) -> Scan:
     """The scan of a model in batches of some size; all at once where none is given."""
-    return scan_model(model, iter(split(inputs, size or len(inputs[0]))))
+    return scan_model(model, iter(split(inputs, size or Batch(args=inputs, kwargs=keywords).size, **keywords)))

@@ -9,7 +9,7 @@ import torch
 from scanning.oracle import scanned, split
 from sites.made import noise
 from torch import nn
-from zoo import ALL, DropoutFunctional, PlantedModel
+from zoo import DIFFERENT, DropoutFunctional, PlantedModel, every
 
 from prelu_doctor.scanning.scan import scan_model
 
@@ -38,9 +38,9 @@ def test_a_single_sample_is_enough():
     assert (site.samples, site.counted) == (1, "samples")
 
 
-@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", DIFFERENT)
 def test_the_state_does_not_grow_with_the_samples(kind):
-    few, many = (scanned(kind(), *kind.inputs(samples), size=5) for samples in (10, 60))
+    few, many = (scanned(kind(), *kind.inputs(samples), size=5, **kind.keywords(samples)) for samples in (10, 20))
     assert size_of_state(few) == size_of_state(many)
 
 
@@ -63,12 +63,12 @@ def test_nothing_is_pending_after_a_scan():
     assert all(examined.tally._pending is None for examined in scan.probe.examined.values())
 
 
-@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+@every()
 def test_the_model_is_left_as_it_was(kind):
     model = kind().train()
     before = pickle.dumps([(name, tensor.tolist()) for name, tensor in model.state_dict().items()])
     random = torch.random.get_rng_state()
-    scanned(model, *kind.inputs(6), size=3)
+    scanned(model, *kind.inputs(6), size=3, **kind.keywords(6))
     assert pickle.dumps([(name, tensor.tolist()) for name, tensor in model.state_dict().items()]) == before
     assert all(module.training for module in model.modules())
     assert torch.equal(torch.random.get_rng_state(), random)

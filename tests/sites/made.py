@@ -30,9 +30,9 @@ class Made(nn.Module):
         return self.run(self, *inputs)
 
 
-def found_in(model: nn.Module, *inputs: Tensor) -> tuple[Graph, Sites]:
+def found_in(model: nn.Module, *inputs: Tensor, **keywords: Tensor) -> tuple[Graph, Sites]:
     """The graph of one forward, and its sites."""
-    graph = trace(model, Batch(args=inputs))
+    graph = trace(model, Batch(args=inputs, kwargs=keywords))
     return graph, find_sites(model, graph)
 
 

@@ -7,16 +7,14 @@ import torch
 import torch.nn.functional as F
 from sites.made import Made, found_in, ids_in, noise
 from torch import nn
-from zoo import ALL, PlantedModel
+from zoo import PlantedModel, every
 
 from prelu_doctor.sites.consumers import consuming_layers
 
-EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 
-
-@EVERY
+@every("found")
 def test_sites_of_the_zoo_are_the_expected_ones(kind):
-    sites = found_in(kind(), *kind.inputs())[1].found
+    sites = found_in(kind(), *kind.inputs(), **kind.keywords())[1].found
     assert [(site.id, site.units) for site in sites] == kind.expected_sites
     assert {site.id: site.unit_axis for site in sites} == {
         name: kind.unit_axes.get(name, 1) for name, _ in kind.expected_sites
@@ -31,9 +29,11 @@ def test_sites_of_the_zoo_are_the_expected_ones(kind):
     assert [site.id for site in sites if site.input_independent] == kind.input_independent
 
 
-@EVERY
-def test_what_is_unresolved_in_the_zoo_is_what_nobody_calls(kind):
-    assert [entry.id for entry in found_in(kind(), *kind.inputs())[1].unresolved] == kind.uncalled
+@every()
+def test_what_is_unresolved_in_the_zoo_is_what_holds_no_units_and_what_nobody_calls(kind):
+    reasons = {entry.id: entry.reason for entry in found_in(kind(), *kind.inputs(), **kind.keywords())[1].unresolved}
+    assert list(reasons) == [*kind.unresolved, *kind.uncalled]
+    assert all(word in reasons[site] for site, word in kind.unresolved.items()), reasons
 
 
 def test_producers_and_consumers_of_the_planted_model():

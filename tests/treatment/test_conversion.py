@@ -194,13 +194,18 @@ class LateBranch(nn.Module):
         return self.late(self.second(hidden)) if x[0, 0] > 50 else hidden
 
 
-def test_a_site_that_the_first_samples_do_not_reach_is_declined() -> None:
+def test_a_site_that_the_first_samples_do_not_reach_is_converted_but_none_of_its_units_is_revived() -> None:
     torch.manual_seed(0)
-    x = gaussian(128, 4)
-    x[64, 0] = 100.0
-    treated = treat(LateBranch().eval(), dataset_of(x), Treatment(training=UNTRAINED))
-    assert [change.module for change in treated.changes] == ["act", ""]
-    assert "does not run on the first samples" in treated.changes[1].declined
+    x = gaussian(1024, 4)
+    x[64::64, 0] = 100.0
+    model = LateBranch().eval()
+    with torch.no_grad():
+        model.second.bias[2] = -1e6
+    treated = treat(model, dataset_of(x), Treatment(training=UNTRAINED))
+    assert [change.module for change in treated.changes] == ["act", "late"]
+    assert treated.changes[1].revived == []
+    assert any("first samples" in units.reason for units in treated.changes[1].declined_units)
+    assert treated.preservation.equal
 
 
 def test_nan_in_the_data_is_no_evidence_of_death() -> None:

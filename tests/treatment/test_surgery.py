@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from treated import dataset_of, equal, gaussian, operated, output_of, untrained
-from zoo import ALL, DropoutFunctional, PlantedModel, SharedReluTwoWidths
+from zoo import (
+    DropoutFunctional,
+    FunctionalOnOutput,
+    InplaceThenOverwritten,
+    Integers,
+    PlantedModel,
+    SharedReluTwoWidths,
+    every,
+)
 from zoo.odd import Odd
 
-from prelu_doctor.scanning.scan import scan_model
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.leaves import tensors_of
+from prelu_doctor.scanning.scan import Scan, scan_model
 from prelu_doctor.sites.trace import trace
 from prelu_doctor.treatment.fine_tuning import slope_parameters
-
-EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-
-DECLINED = {
-    "TimeLoop": {":relu#1"},
-    "TrainingBranch": {":relu#1"},
-    "LeakyNet": {"act", ":leaky_relu#1"},
-    "PReluNet": {"act"},
-}
-"""Sites of the zoo that keep their activation; the loop and the branch because a trace cannot hold them."""
+from prelu_doctor.treatment.surgery import Surgery, copy_of
 
 
 def zoo_model(kind: type[Odd]) -> Odd:
@@ -33,77 +35,131 @@ def zoo_model(kind: type[Odd]) -> Odd:
     return kind().eval()
 
 
-@EVERY
-def test_slopes_of_0_keep_every_output_in_eval_and_in_train_mode(kind: type[Odd]) -> None:
+@functools.cache
+def surgery_of(kind: type[Odd]) -> tuple[Odd, Surgery, Scan]:
+    """A zoo model, its proven surgery and its scan; whoever uses them leaves them as they are."""
     model = zoo_model(kind)
-    surgery, _ = operated(model, *kind.inputs(4))
-    large = tuple(50 * tensor for tensor in kind.inputs(5, seed=2))  # past the ceiling of a ReLU6
-    for inputs in (kind.inputs(4), kind.inputs(5, seed=1), large):
-        assert equal(output_of(model, *inputs), output_of(surgery.model, *inputs))
-    model.train()
-    surgery.model.train()
-    assert equal(output_of(model, *kind.inputs(5)), output_of(surgery.model, *kind.inputs(5)))
+    before = look_of(model)
+    surgery, scan = operated(model, *kind.inputs(4), **kind.keywords(4))
+    CHANGED[kind] = [what for what, look in look_of(model).items() if look != before[what]]
+    return model, surgery, scan
 
 
-@EVERY
-def test_every_site_is_a_prelu_or_declined_with_a_reason(kind: type[Odd]) -> None:
-    surgery, before = operated(zoo_model(kind), *kind.inputs(4))
-    assert set(surgery.declined) == DECLINED.get(kind.__name__, set())
-    assert all(surgery.declined.values())
-    assert {recipe.site for recipe in surgery.done} == {site.id for site in before.sites} - set(surgery.declined)
-    after = scan_model(surgery.model, dataset_of(*kind.inputs(4)).scanned())
+CHANGED: dict[type[Odd], list[str]] = {}
+"""What the surgery changed in the model that it was given."""
+
+
+def look_of(model: nn.Module) -> dict[str, object]:
+    return {
+        "modules": [(name, id(module), type(module)) for name, module in model.named_modules()],
+        "attributes": [set(vars(module)) for module in model.modules()],
+        "modes": [module.training for module in model.modules()],
+        "weights": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+        "gradients": [parameter.requires_grad for parameter in model.parameters()],
+    }
+
+
+def outputs_of(kind: type[Odd], model: nn.Module, samples: int, seed: int = 0, scale: int = 1) -> list[Tensor]:
+    inputs = [scale * tensor for tensor in kind.inputs(samples, seed=seed)]
+    return output_of(model, *inputs, **{name: scale * x for name, x in kind.keywords(samples, seed=seed).items()})
+
+
+@every("operated", "copied")
+def test_slopes_of_0_keep_every_output_in_eval_and_in_train_mode(kind: type[Odd]) -> None:
+    model, surgery, _ = surgery_of(kind)
+    past_a_ceiling = {"samples": 5, "seed": 2, "scale": 1 if kind is Integers else 50}
+    for given in ({"samples": 4}, {"samples": 5, "seed": 1}, {"samples": 1, "seed": 3}, past_a_ceiling):
+        assert equal(outputs_of(kind, model, **given), outputs_of(kind, surgery.model, **given))
+    twins = copy_of(model).train(), copy_of(surgery.model).train()
+    assert equal(*(outputs_of(kind, twin, samples=5) for twin in twins))
+
+
+@every("operated", "gradients", but=lambda kind: kind is InplaceThenOverwritten)  # which has no gradients
+def test_slopes_of_0_keep_every_gradient(kind: type[Odd]) -> None:
+    """So that nothing but the slopes is new to a training: no part is frozen or thawed, no precision lost."""
+    model, surgery, _ = surgery_of(kind)
+    before, after = (gradients_of(kind, copy_of(operated)) for operated in (model, surgery.model))
+    assert before
+    assert {name for name, gradient in before.items() if gradient is None} == {
+        name for name, gradient in after.items() if gradient is None and name in before
+    }
+    for name, gradient in before.items():
+        assert gradient is None or equal([gradient], [after[name]]), name
+
+
+def gradients_of(kind: type[Odd], model: nn.Module) -> dict[str, Tensor | None]:
+    batch = Batch(args=kind.inputs(3, seed=1), kwargs=kind.keywords(3, seed=1))
+    torch.manual_seed(0)
+    outputs = [output for output in tensors_of(batch.run(model)) if output.requires_grad]
+    sum(output.double().square().sum() for output in outputs).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@every("operated", "converted")
+def test_every_site_is_a_prelu_or_declined_for_the_expected_reason(kind: type[Odd]) -> None:
+    _, surgery, before = surgery_of(kind)
+    assert surgery.declined.keys() == kind.declines.keys(), surgery.declined
+    assert all(word in surgery.declined[site] for site, word in kind.declines.items()), surgery.declined
+    assert {recipe.site for recipe in surgery.done} == {site for site, _ in kind.expected_sites} - kind.declines.keys()
+    after = scan_model(surgery.model, dataset_of(*kind.inputs(4), keywords=kind.keywords(4)).scanned())
     functions = {site.id: site.function for site in before.sites}
     kept = [functions[site] for site in surgery.declined]
     assert sorted(site.function for site in after.sites) == sorted(["prelu"] * len(surgery.done) + kept)
     assert [site.units for site in after.sites] == [site.units for site in before.sites]
 
 
-@EVERY
+@every("operated")
+def test_every_site_is_a_prelu_or_has_a_reason(kind: type[Odd]) -> None:
+    _, surgery, before = surgery_of(kind)
+    assert all(surgery.declined.values())
+    assert {*surgery.declined, *(recipe.site for recipe in surgery.done)} == {site.id for site in before.sites}
+
+
+@every("operated")
 def test_every_prelu_has_a_slope_for_each_unit_unless_the_axis_was_assumed(kind: type[Odd]) -> None:
-    surgery, before = operated(zoo_model(kind), *kind.inputs(4))
+    _, surgery, before = surgery_of(kind)
     for site in before.sites:
         if site.id not in surgery.declined:
             assert len(surgery.prelu(site.id).weight) == (1 if site.axis_assumed else site.units)
 
 
-@EVERY
+@every("operated")
 def test_the_state_dict_keeps_its_names_and_gains_slopes(kind: type[Odd]) -> None:
-    model = zoo_model(kind)
-    surgery, _ = operated(model, *kind.inputs(4))
+    model, surgery, _ = surgery_of(kind)
     before, after = model.state_dict(), surgery.model.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    moving = {"runs"}  # a number that these forwards keep
+    assert all(torch.equal(after[name], before[name]) for name in before.keys() - moving)
     slopes = {f"{place.module}.weight" for recipe in surgery.done for place in recipe.places}
     assert slopes <= after.keys()
     owners = {name: surgery.model.get_submodule(name.rpartition(".")[0]) for name in after.keys() - before.keys()}
     assert all(isinstance(owner, nn.PReLU) for owner in owners.values())
 
 
-@EVERY
+@every("operated")
 def test_the_original_stays_as_it_was(kind: type[Odd]) -> None:
-    model = zoo_model(kind)
-    state = copy.deepcopy(model.state_dict())
-    modules = [(name, module, type(module)) for name, module in model.named_modules()]
-    attributes = [set(vars(module)) for module in model.modules()]
-    operated(model, *kind.inputs(4))
-    assert [(name, module, type(module)) for name, module in model.named_modules()] == modules
-    assert [set(vars(module)) for module in model.modules()] == attributes
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert not any(module.training for module in model.modules())
+    surgery_of(kind)
+    assert CHANGED[kind] == []
 
 
-@EVERY
+@every("operated", "copied", "flags")
 def test_the_result_can_be_copied_and_keeps_its_classes_and_flags(kind: type[Odd]) -> None:
-    model = zoo_model(kind)
-    surgery, _ = operated(model, *kind.inputs(4))
+    model, surgery, _ = surgery_of(kind)
     assert isinstance(surgery.model, kind)
     assert type(surgery.model).__name__ == kind.__name__
     assert type(surgery.model).__module__ == kind.__module__
     assert not any(module.training for module in surgery.model.modules())
-    twin = copy.deepcopy(surgery.model)
-    assert equal(output_of(twin, *kind.inputs(4)), output_of(model, *kind.inputs(4)))
+    twin = copy_of(surgery.model)
+    assert equal(outputs_of(kind, twin, samples=4), outputs_of(kind, model, samples=4))
     for slope in slope_parameters(twin):
         torch.nn.init.constant_(slope, 0.5)
     assert all((slope == 0).all() or kind.__name__ == "PReluNet" for slope in slope_parameters(surgery.model))
+
+
+def test_a_dead_unit_of_the_last_operation_is_not_revived_because_it_is_an_output() -> None:
+    treated = untrained(zoo_model(FunctionalOnOutput), *FunctionalOnOutput.inputs(400))
+    (last,) = (change for change in treated.changes if change.site == ":relu#2")
+    assert not last.revived
+    assert [(declined.units, "output" in declined.reason) for declined in last.declined_units] == [([1], True)]
 
 
 class Net(nn.Module):
@@ -225,17 +281,27 @@ class ThroughAView(Net):
         return self.head(x)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.25])
-@pytest.mark.parametrize("kind", [IgnoredReturnOfAModule, OverwrittenResidual, ThroughAView])
-def test_an_overwritten_input_that_is_read_again_declines_the_site_and_no_other(
-    kind: type[nn.Module], alpha: float
+@pytest.mark.parametrize(
+    ("kind", "recompute"),
+    [
+        (IgnoredReturnOfAModule, lambda model, hidden: model.head(hidden)),
+        (OverwrittenResidual, lambda model, hidden: model.head(model.mid(hidden) + hidden)),
+        (ThroughAView, lambda model, hidden: model.head(hidden)),
+    ],
+)
+def test_an_overwritten_input_that_is_read_again_is_overwritten_by_the_prelu(
+    kind: type[Net], recompute: Callable[[Net, Tensor], Tensor]
 ) -> None:
-    model = nn.Sequential(kind(), nn.Linear(2, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))
-    treated = untrained(model, X, alpha=alpha)
-    declined = {change.site: change.declined for change in treated.changes if change.declined}
-    assert len(declined) == 1
-    assert "read again" in next(iter(declined.values()))
-    assert [recipe.site for recipe in treated.recipes] == ["2"]
+    model = kind()
+    surgery, before = operated(model, X)
+    assert not surgery.declined
+    assert torch.equal(surgery.model(X), model(X))
+    prelu = surgery.prelu(before.sites[0].id)
+    torch.nn.init.constant_(prelu.weight, 0.5)
+    assert torch.allclose(surgery.model(X), recompute(model, F.leaky_relu(model.fc(X), 0.5)))
+    surgery.model(X).sum().backward()
+    assert prelu.weight.grad is not None
+    assert prelu.weight.grad.abs().sum() > 0
 
 
 def test_an_ignored_return_of_an_in_place_function_is_rewritten_rightly() -> None:
@@ -272,23 +338,17 @@ class BranchesOnValues(Net):
         return self.head(x if x.sum() > 0 else -x)
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        (MakesTensors, "freeze"),
-        (CountsItsRuns, "sets runs"),
-        (MakesItsReluAnew, "not installed"),
-        (BranchesOnValues, "control flow"),
-    ],
-)
-def test_a_forward_that_a_trace_would_falsify_is_declined_and_left_alone(kind: type[nn.Module], reason: str) -> None:
+@pytest.mark.parametrize("kind", [MakesTensors, CountsItsRuns, MakesItsReluAnew, BranchesOnValues])
+def test_a_forward_that_a_graph_would_falsify_runs_as_it_was_written(kind: type[nn.Module]) -> None:
     model = kind()
-    surgery, _ = operated(model, X)
-    assert not surgery.done
-    assert all(reason in text for text in surgery.declined.values())
-    assert type(surgery.model) is kind
-    assert set(vars(surgery.model)) == set(vars(model))
-    assert surgery.model.state_dict().keys() == model.state_dict().keys()
+    surgery, before = operated(model, X)
+    assert not surgery.declined
+    assert {place.how for recipe in surgery.done for place in recipe.places} == {"route"}
+    slopes = {f"{place.module}.weight" for recipe in surgery.done for place in recipe.places}
+    assert surgery.model.state_dict().keys() == model.state_dict().keys() | slopes
+    assert torch.equal(surgery.model(X), model(X))
+    torch.nn.init.constant_(surgery.prelu(before.sites[0].id).weight, 0.5)
+    assert not torch.equal(surgery.model(X), model(X))
 
 
 def test_a_forward_that_was_replaced_on_the_instance_is_declined() -> None:
@@ -379,16 +439,16 @@ def test_a_transformer_layer_computes_the_slopes_on_its_fast_path_too(activation
 
 
 class TwoOwners(nn.Module):
-    """Two modules hold one linear layer; one of them cannot be traced: the site is converted in both or in none."""
+    """Two modules hold one linear layer: one site, though one of them cannot be traced."""
 
-    def __init__(self) -> None:
+    def __init__(self, other: type[Rectified]) -> None:
         super().__init__()
         shared = nn.Linear(4, 4)
         self.plain = Rectified(shared)
-        self.branching = BranchingRectified(shared)
+        self.other = other(shared)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.branching(self.plain(x)) + self.branching(x)
+        return self.other(self.plain(x)) + self.other(x)
 
 
 class Rectified(nn.Module):
@@ -405,16 +465,25 @@ class BranchingRectified(Rectified):
         return F.relu(self.fc(x)) if x.sum() < 1e9 else x
 
 
+class ReplacedOnTheInstance(Rectified):
+    def __init__(self, fc: nn.Linear) -> None:
+        super().__init__(fc)
+        self.forward = lambda x: F.relu(self.fc(x))  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("other", [Rectified, BranchingRectified])
+def test_a_site_of_two_owners_has_one_prelu(other: type[Rectified]) -> None:
+    surgery, before = operated(TwoOwners(other), X)
+    assert not surgery.declined
+    assert len(before.sites) == len(surgery.done)
+    assert surgery.model.plain.prelu_1.weight is surgery.model.other.prelu_1.weight
+
+
 def test_a_site_of_two_owners_is_converted_as_a_whole_or_not_at_all() -> None:
-    model = TwoOwners()
+    model = TwoOwners(ReplacedOnTheInstance)
     surgery, _ = operated(model, X)
     assert not surgery.done
     assert surgery.model.state_dict().keys() == model.state_dict().keys()
-    model.branching = Rectified(model.plain.fc)
-    surgery, before = operated(model, X)
-    assert not surgery.declined
-    assert len(before.sites) == len(surgery.done)
-    assert surgery.model.plain.prelu_1.weight is surgery.model.branching.prelu_1.weight
 
 
 def test_a_preactivation_of_minus_infinity_declines_its_site() -> None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from .odd import Odd
+
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardtanh, nn.LeakyReLU, nn.PReLU)
 
 
@@ -33,6 +35,7 @@ class _Run:
     """One run of one module's forward."""
 
     path: str
+    module: nn.Module
     # Calls so far: of a child under its path, of a function under a colon and its name.
     made: Counter[str] = field(default_factory=Counter)
 
@@ -46,7 +49,7 @@ class CallRecorder(TorchFunctionMode):
         self.stack: list[_Run] = []
         self.raw: list[tuple[_Run, str, int, str, Tensor]] = []
 
-    def record(self, *inputs: Tensor) -> list[Call]:
+    def record(self, *inputs: Tensor, **keywords: Tensor) -> list[Call]:
         """The calls of one forward, in order."""
         hooks = [
             register_module_forward_pre_hook(self._enter),
@@ -54,7 +57,7 @@ class CallRecorder(TorchFunctionMode):
         ]
         try:
             with torch.no_grad(), self:
-                self.model(*inputs)
+                self.model(*inputs, **keywords)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -71,8 +74,7 @@ class CallRecorder(TorchFunctionMode):
 
     def _note(self, function: str, values: Tensor) -> None:
         run = self.stack[-1]
-        module = self.model.get_submodule(run.path)
-        if isinstance(module, ACTIVATION_MODULES) and len(self.stack) > 1:
+        if isinstance(run.module, ACTIVATION_MODULES) and len(self.stack) > 1:
             caller = self.stack[-2]
             self.raw.append((caller, run.path, caller.made[run.path], function, values))
             return
@@ -81,14 +83,19 @@ class CallRecorder(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if not self.stack:
-            self.stack.append(_Run(""))
+            self.stack.append(_Run("", module))
             return
         caller = self.stack[-1]
-        children = self.model.get_submodule(caller.path)._modules
-        name = next(name for name, child in children.items() if child is module)
-        path = f"{caller.path}.{name}" if caller.path else name
+        path = self._path(caller, module)
         caller.made[path] += 1
-        self.stack.append(_Run(path))
+        self.stack.append(_Run(path, module))
+
+    def _path(self, caller: _Run, module: nn.Module) -> str:
+        """As a child of its caller, else where the model has it, else by its class."""
+        prefix = f"{caller.path}." if caller.path else ""
+        inside = (prefix + name for name, child in caller.module._modules.items() if child is module)
+        elsewhere = (path for path, other in self.model.named_modules() if other is module)
+        return next(inside, None) or next(elsewhere, None) or f"<unregistered {type(module).__name__}>"
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self.stack.pop()
@@ -108,9 +115,22 @@ def _activation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
         return "relu"
     if name == "hardtanh":
         name = "clamp"
-    if name not in ("clamp", "clamp_min"):
+    if name not in ("clamp", "clip", "clamp_min"):
         return ""
     bounds = [*args, None, None]
     low = kwargs.get("min", kwargs.get("min_val", bounds[0]))
     high = kwargs.get("max", kwargs.get("max_val", bounds[1]))
+    low = float(low) if isinstance(low, Tensor) else low
     return {(0, None): "relu", (0, 6): "relu6"}.get((low, high), "")
+
+
+def calls_by_site(kind: type[Odd], calls: list[Call]) -> dict[str, list[Call]]:
+    """The calls of each site of a zoo model, out of all calls of one forward."""
+    order = kind.call_order or [site for site, _ in kind.expected_sites for _ in range(kind.merged_calls.get(site, 1))]
+    calls = [call for call in calls if call.id not in kind.unresolved]
+    assert len(calls) == len(order), [call.id for call in calls]
+    groups: dict[str, list[Call]] = {site: [] for site, _ in kind.expected_sites}
+    for site, call in zip(order, calls, strict=True):
+        groups[site].append(call)
+    assert all(own[0].id == site for site, own in groups.items()), [call.id for call in calls]
+    return groups

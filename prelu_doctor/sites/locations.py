@@ -1,0 +1,91 @@
+"""Where in the code a call stands: told the same way when the model is traced and when the converted one runs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import itertools
+import sysconfig
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from prelu_doctor.sites.activations import is_activation_module
+
+_TORCH = str(Path(torch.__file__).parent) + "/"
+_LAYERS = _TORCH + "nn/modules/"
+_OURS = str(Path(__file__).parents[1]) + "/"
+_STDLIB = sysconfig.get_path("stdlib") + "/"
+_CALL = nn.Module._call_impl.__code__
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
+
+
+def located(frame: FrameType | None) -> tuple[nn.Module | None, str]:
+    """The module whose forward leads to a frame without another module's in between, and the way there.
+
+    An activation module at the end of the way counts as a function. Torch's own plumbing is left out, so that the way
+    does not depend on how deep inside torch somebody looks.
+
+    Args:
+        frame: The innermost frame.
+
+    Returns:
+        The module and the way from its forward to the call: `forward@1f2e3d4c+3:8>helper@...+1:15`, each step a
+        function, a digest of its source, and the line and column in it. No module, where no module's forward is
+        running or a hook makes the call.
+    """
+    steps: list[str] = []
+    inside: tuple[int, int] | None = None  # line of the file and column inside a comprehension
+    while frame is not None:
+        code = frame.f_code
+        if code is _CALL:
+            module = frame.f_locals["self"]
+            if steps or not is_activation_module(module):
+                return (module, ">".join(reversed(steps))) if steps else (None, "")
+        elif not _is_plumbing(code.co_filename):
+            place = inside or _place(code, frame.f_lasti)
+            inside = None
+            if code.co_name in _COMPREHENSIONS:
+                inside = place  # from Python 3.12 on a comprehension has no frame of its own
+            else:
+                steps.append(f"{code.co_qualname}@{_digest(code)}+{place[0] - code.co_firstlineno}:{place[1]}")
+        frame = frame.f_back
+    return None, ""
+
+
+def functions_of(location: str) -> list[str]:
+    """The functions on the way, each with the digest of its source."""
+    return [step.partition("+")[0] for step in location.split(">")]
+
+
+def names_of(location: str) -> list[str]:
+    """The names of the functions on the way."""
+    return [step.partition("@")[0] for step in location.split(">")]
+
+
+def _is_plumbing(file: str) -> bool:
+    if file.startswith(_LAYERS):
+        return file.endswith(("/module.py", "/activation.py"))
+    in_stdlib = file.startswith(_STDLIB) and "-packages/" not in file
+    return in_stdlib or file.startswith((_TORCH, _OURS, "<frozen"))
+
+
+@functools.cache
+def _place(code: CodeType, instruction: int) -> tuple[int, int]:
+    positions = next(itertools.islice(code.co_positions(), instruction // 2, None), (None,) * 4)
+    line, column = positions[0], positions[2]
+    return (line if line is not None else code.co_firstlineno, column if column is not None else -1)
+
+
+@functools.cache
+def _digest(code: CodeType) -> str:
+    """Of a function's source, so that a place in another version of it is not taken for the same."""
+    try:
+        text: Any = inspect.getsource(code)
+    except (OSError, TypeError, IndentationError):
+        text = repr((code.co_names, code.co_varnames, code.co_code))  # typed into a console, or generated
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,267 @@
+"""Decides how a PReLU gets to every site: a module swapped, a call rewritten or routed, or declined with the reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from prelu_doctor.records import replace
+from prelu_doctor.sites.aliases import aliases_of
+from prelu_doctor.sites.find import FoundSite, Sites
+from prelu_doctor.sites.graph import Call, Graph
+from prelu_doctor.sites.recorder import FUSED
+from prelu_doctor.sites.spots import Spot
+from prelu_doctor.treatment.recipe import Place, SiteRecipe
+from prelu_doctor.treatment.rewriting import CannotRewriteError, traced_activations
+from prelu_doctor.treatment.routing import check_routable
+from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, dtype_and_device
+
+RECTIFYING_FUNCTIONS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_)
+"""What a module may hold in an attribute where another one holds an activation module."""
+
+
+@dataclass
+class SurgeryPlan:
+    """What is to be done at each site.
+
+    Attributes:
+        recipes: The sites to convert.
+        declined: By site id why others are not.
+    """
+
+    recipes: list[SiteRecipe] = field(default_factory=list)
+    declined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rewritten(self) -> set[str]:
+        """Paths of the modules whose forward is to be rewritten."""
+        return {place.owner for recipe in self.recipes for place in recipe.places if place.how == "rewrite"}
+
+
+class Planner:
+    """Plans surgery on one model.
+
+    Args:
+        model: The traced model.
+        graph: Its first traced forward.
+        sites: The sites found in it and in later ones.
+        none_arguments: By path of a module, arguments of its forward that are None whenever the model runs.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, sites: Sites, none_arguments: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._model = model
+        self._graph = graph
+        self._sites = sites
+        self._nones = none_arguments
+        self._runs = _activation_runs(graph)
+        self._served = _sites_served(sites.found)
+        self._untraceable: dict[str, str] = {}
+
+    def plan(
+        self,
+        alpha_shape: AlphaShape,
+        *,
+        refuse: Mapping[str, str] | None = None,
+        inplace: Collection[str] = (),
+        route: Collection[str] = (),
+    ) -> SurgeryPlan:
+        """How a PReLU gets to every site.
+
+        Args:
+            alpha_shape: One slope a channel, a site, or for the whole net.
+            refuse: Sites that must not be converted, and why.
+            inplace: Sites whose PReLU is to overwrite its input, as their activation did.
+            route: Sites whose calls are to be routed, although a graph of the forward can be had.
+        """
+        plan = SurgeryPlan(declined=dict(refuse or {}))
+        for site in self._sites.found:
+            reason = plan.declined.get(site.id) or _not_for_surgery(site)
+            if reason:
+                plan.declined[site.id] = reason
+        left = [site for site in self._sites.found if site.id not in plan.declined]
+        swapped = {site.id: places for site in left if (places := self._swaps(site))}
+        why_routed = self._why_routed([site for site in left if site.id not in swapped], route)
+        for site in left:
+            try:
+                places = swapped.get(site.id) or self._replaced(site, why_routed)
+            except CannotRewriteError as reason:
+                plan.declined[site.id] = str(reason)
+                continue
+            shape = self._slope_shape(site, alpha_shape, inplace=site.id in inplace)
+            plan.recipes.append(SiteRecipe(site=site.id, shape=shape, places=places))
+        return plan
+
+    def _swaps(self, site: FoundSite) -> list[Place]:
+        """The module, or the function that an attribute holds, in whose place a PReLU can stand; empty for none.
+
+        `nn.TransformerEncoderLayer` keeps `F.relu` in its attribute `activation`, and cannot be traced.
+        """
+        owner, module = site.position.owner, site.position.module
+        if module is not None:
+            return [Place(how="swap", owner=owner, module=module)] if self._is_alone(site, module) else []
+        only_call = self._runs[owner] == {1} and self._owners(site) == {owner}
+        if not only_call or _is_unregistered(owner):
+            return []
+        held = [name for name, value in vars(self._model.get_submodule(owner)).items() if rectifies(value)]
+        return [Place(how="swap", owner=owner, module=_inside(owner, held[0]))] if len(held) == 1 else []
+
+    def _is_alone(self, site: FoundSite, module: str) -> bool:
+        """True where the module, under whatever name, makes all calls of the site and no others."""
+        if _is_unregistered(module):
+            return False
+        by_path = self._sites.spots.modules
+        aliases = aliases_of(self._model, self._model.get_submodule(module))
+        served = {number for path in aliases for number in by_path.get(path, ())}
+        return served == {site.number} and {path for path, sites in by_path.items() if site.number in sites} == {module}
+
+    def _owners(self, site: FoundSite) -> set[str]:
+        return {spot.owner for spot in self._sites.spots.of_site(site.number)}
+
+    def _why_routed(self, sites: Sequence[FoundSite], route: Collection[str]) -> dict[str, str]:
+        """By path of an owner why the calls of its sites are routed.
+
+        Empty where its forward can be replaced by a graph, which costs nothing when it runs and can be compiled.
+        """
+        by_owner: dict[str, list[FoundSite]] = defaultdict(list)
+        for site in sites:
+            for owner in self._owners(site):
+                by_owner[owner].append(site)
+        return {owner: self._why_not_rewritten(owner, group, route) for owner, group in by_owner.items()}
+
+    def _why_not_rewritten(self, owner: str, sites: Sequence[FoundSite], route: Collection[str]) -> str:
+        if _is_unregistered(owner):
+            return "it is not registered in the model"
+        for site in sites:
+            if site.id in route:
+                return "a graph of its forward computes something else"
+            if not any(call.position and call.position.owner == owner for call in site.calls):
+                return "a branch of it does not run on the first samples"
+            if any(self._served[place] != {site.id} for place in _owner_ranks(site.calls)):
+                return "a line of it serves several sites"
+        if len(self._runs[owner]) != 1:
+            return "its forward makes another number of activation calls from run to run"
+        return self._why_untraceable(owner)
+
+    def _why_untraceable(self, owner: str) -> str:
+        if owner not in self._untraceable:
+            (of,) = self._runs[owner]
+            try:
+                module = self._model.get_submodule(owner)
+                traced_activations(module, of=of, none_arguments=self._nones.get(owner, ()))
+                self._untraceable[owner] = ""
+            except CannotRewriteError as error:
+                self._untraceable[owner] = str(error)
+        return self._untraceable[owner]
+
+    def _replaced(self, site: FoundSite, why_routed: Mapping[str, str]) -> list[Place]:
+        """A place for every call of the site.
+
+        Raises:
+            CannotRewriteError: One of them can neither be rewritten nor routed.
+        """
+        ranks = [(owner, rank) for owner, rank in _owner_ranks(site.calls) if not why_routed[owner]]
+        places = [self._rewritten(owner, rank) for owner, rank in ranks]
+        for spot in self._sites.spots.of_site(site.number):
+            if why_routed[spot.owner]:
+                places += self._routed(site, spot, why_routed[spot.owner])
+        return places
+
+    def _rewritten(self, owner: str, rank: int) -> Place:
+        module = _inside(owner, _free_name(self._model.get_submodule(owner), f"prelu_{rank + 1}"))
+        (of,) = self._runs[owner]
+        return Place(how="rewrite", owner=owner, module=module, rank=rank, of=of)
+
+    def _routed(self, site: FoundSite, spot: Spot, why: str) -> list[Place]:
+        place = f"{site.position.source}: {spot.owner or 'the model'}"
+        if _is_unregistered(spot.owner):
+            raise CannotRewriteError(f"{site.position.source}: the module that makes the call is not registered")
+        owner, spots = self._model.get_submodule(spot.owner), self._sites.spots
+        try:
+            check_routable(owner)
+        except CannotRewriteError as error:
+            raise CannotRewriteError(f"{place} cannot be rewritten ({why}), and {error}") from error
+        if not spot.location:
+            raise CannotRewriteError(f"{site.position.source}: the call is made by a hook, by no module's forward")
+        turns = (spots.sections if spot.location.endswith(_FUSED) else spots.turns)(spot, site.number)
+        if turns is None:
+            raise CannotRewriteError(
+                f"{place} calls it for other sites too, in an order that differs between runs ({why})"
+            )
+        name = _free_name(owner, f"prelu_{spots.of_owner(spot.owner).index(site.number) + 1}")
+        module = _inside(spot.owner, name)
+        routed = Place(how="route", owner=spot.owner, module=module, location=spot.location)
+        return [replace(routed, turn=turn.turn, turns=turn.of) for turn in turns]
+
+    def _slope_shape(self, site: FoundSite, alpha_shape: AlphaShape, *, inplace: bool) -> SlopeShape:
+        """One slope a unit where the axis is known; one for the site where it was only assumed."""
+        single = alpha_shape != "channel" or site.axis_assumed
+        return SlopeShape(
+            count=1 if single else site.units,
+            axis=1 if site.unit_axis == 1 else site.unit_axis - site.rank,
+            ceiling=site.activation.ceiling,
+            inplace=inplace,
+            casts=site.dtype != dtype_and_device(self._model)[0],
+        )
+
+
+_FUSED = tuple(f">{name}" for name in FUSED)
+
+
+def rectifies(value: object) -> bool:
+    """True for a function that a module may hold where another one holds an activation module."""
+    return any(value is function for function in RECTIFYING_FUNCTIONS)
+
+
+def _is_unregistered(path: str) -> bool:
+    return path.startswith("<")
+
+
+def _not_for_surgery(site: FoundSite) -> str:
+    """Why a site keeps its activation, or an empty string."""
+    if site.activation.function in ("prelu", "leaky_relu"):
+        return f"it is a {site.activation.function} already, with a negative side of its own"
+    if site.position.module == "":
+        return "the model itself is the activation; there is no module to put a PReLU into"
+    return ""
+
+
+def _sites_served(sites: Sequence[FoundSite]) -> dict[tuple[str, int], set[str]]:
+    served: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for site in sites:
+        for place in _owner_ranks(site.calls):
+            served[place].add(site.id)
+    return served
+
+
+def _owner_ranks(calls: Iterable[Call]) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((call.position.owner, call.position.rank) for call in calls if call.position))
+
+
+def _activation_runs(graph: Graph) -> dict[str, set[int]]:
+    """By owner path, how many activation calls a run of its forward makes: one number where all runs agree."""
+    counts: dict[tuple[tuple[str, ...], str], int] = defaultdict(int)
+    for call in graph.activations():
+        if call.position:
+            counts[call.position.path[:-1], call.position.owner] += 1
+    runs: dict[str, set[int]] = defaultdict(set)
+    for (_, owner), count in counts.items():
+        runs[owner].add(count)
+    return runs
+
+
+def _inside(owner: str, name: str) -> str:
+    return f"{owner}.{name}" if owner else name
+
+
+def _free_name(owner: nn.Module, wanted: str) -> str:
+    taken = {*dir(type(owner)), *vars(owner), *owner._modules, *owner._parameters, *owner._buffers}
+    while wanted in taken:
+        wanted += "_"
+    return wanted
