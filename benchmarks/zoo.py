@@ -69,11 +69,12 @@ def _run(options: argparse.Namespace, results: dict[str, Any]) -> None:
 
 def _line(row: dict[str, Any]) -> str:
     steps = row["steps"]
-    errors = [f"{name}: {step['error']}" for name, step in steps.items() if "error" in step]
+    errors = "; ".join(f"{name}: {step['error']}" for name, step in steps.items() if "error" in step)
     seconds = sum(step.get("seconds", 0.0) for step in steps.values())
     calls = steps.get("count", {}).get("calls", "?")
     declined = len(steps.get("operate", {}).get("declined", {}))
-    return f"{row['name']:52} calls {calls:>4} declined {declined:2} {seconds:6.1f} s  {row.get('ended') or '; '.join(errors)[:150]}"
+    said = row.get("ended") or errors[:150]
+    return f"{row['name']:52} calls {calls:>4} declined {declined:2} {seconds:6.1f} s  {said}"
 
 
 def _environment() -> dict[str, str]:

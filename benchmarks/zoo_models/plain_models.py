@@ -460,9 +460,7 @@ class Mixture(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gate = nn.Linear(16, 4)
-        self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)) for _ in range(4)
-        )
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         weights = F.softmax(self.gate(x), -1)

@@ -71,7 +71,7 @@ def _tensors(value: Any) -> Iterable[Tensor]:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _change(one: Tensor, other: Tensor) -> float:

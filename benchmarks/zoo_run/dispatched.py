@@ -1,4 +1,7 @@
-"""Counts rectifier calls and their silent units at the dispatcher. It shares nothing with the package, so that it can judge it."""
+"""Counts rectifier calls and their silent units at the dispatcher.
+
+It shares nothing with the package, so that it can judge it.
+"""
 
 from __future__ import annotations
 
@@ -71,9 +74,10 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         kind = _kind(func.overloadpacket.__name__.rstrip("_"), args, kwargs)
-        if kind and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            self.calls[kind] += 1
         output = func(*args, **kwargs)
+        if not kind or not args[0].is_floating_point():
+            return output
+        self.calls[kind] += 1
         if kind in ("relu", "relu6") and len(self.silent) < len(self._axes):
             passes = (output > 0) & (output < (6 if kind == "relu6" else float("inf")))
             self.silent.append(_all_false_along(passes, self._axes[len(self.silent)]))

@@ -19,7 +19,15 @@ Row = dict[str, Any]
 """What was found out about one model: `name`, `source`, `family`, `steps` by name, `mib`, and `ended` if it did not
 come to its own end. A step holds its figures and `seconds`, or an `error`."""
 
-PRELOADED = ["torch", "torchvision", "timm", "transformers", "onnxruntime", "prelu_doctor.doctor", "benchmarks.zoo_run.steps"]
+PRELOADED = [
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "onnxruntime",
+    "prelu_doctor.doctor",
+    "benchmarks.zoo_run.steps",
+]
 
 
 def examine_all(names: Sequence[str], steps: Sequence[str], *, jobs: int, timeout: float) -> Iterator[Row]:
