@@ -35,7 +35,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    scripted = [parameter for parameter in _scripted_parameters(model) if parameter.requires_grad]
+    scripted = [leaf for leaf in _scripted_parameters(model) if leaf.is_leaf and leaf.requires_grad]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     states = random.getstate(), np.random.get_state()
     device = device_of(model)

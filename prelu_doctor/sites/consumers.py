@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from prelu_doctor.sites.carrier import Carrier
 from prelu_doctor.sites.graph import Call, Graph
-from prelu_doctor.sites.labels import Carrier, by_channel, labels_along, one_label
+from prelu_doctor.sites.labels import FOREIGN, NOTHING, by_channel, labels_along, one_label, thin
 from prelu_doctor.sites.layers import Layer, layer_of
 
 
@@ -40,7 +42,7 @@ class Readers:
 
     def spoil(self, labels: Tensor, reason: str) -> None:
         """Declines the units of these labels; the first reason stands."""
-        for label in labels.unique().tolist():
+        for label in thin(labels).unique().tolist():
             if label > 0:
                 self.declined.setdefault(int(label) - 1, reason)
 
@@ -72,13 +74,14 @@ def readers_of(graph: Graph, calls: Sequence[Call], unit_axis: int) -> Readers:
         The columns of every unit, and the units that reach anything else, with the reason.
     """
     readers = Readers()
-    carrier = Carrier(graph, readers.spoil)
+    carrier = Carrier(graph, shifted=readers.spoil, mixed=readers.spoil)
     for call in calls:
         carrier.labels[call.writes[0]] = labels_along(graph.shapes[call.writes[0]], unit_axis)
     own = {call.index for call in calls}
     uses: dict[str, list[tuple[Layer, Tensor]]] = {}
-    for call in graph.calls[calls[0].index + 1 :]:
-        carrier.spoil_lost(call.reads)
+    for call in graph.calls:
+        carrier.start(call)
+        carrier.give_up_lost(call.reads)
         if call.index in own or not any(value in carrier.labels for value in call.reads):
             continue
         layer = layer_of(graph, call)
@@ -86,7 +89,7 @@ def readers_of(graph: Graph, calls: Sequence[Call], unit_axis: int) -> Readers:
             carrier.carry(call)
         else:
             _consume(layer, carrier, readers, uses)
-    carrier.spoil_lost(graph.outputs)
+    carrier.give_up_lost(graph.outputs)
     for value in graph.outputs & carrier.labels.keys():
         readers.spoil(carrier.labels[value], "reaches the model's output")
     _collect(graph, uses, readers)
@@ -95,8 +98,11 @@ def readers_of(graph: Graph, calls: Sequence[Call], unit_axis: int) -> Readers:
 
 def _consume(layer: Layer, carrier: Carrier, readers: Readers, uses: dict[str, list[tuple[Layer, Tensor]]]) -> None:
     """Notes which input channels of a layer read which unit."""
-    for value in layer.call.reads:
-        if value != layer.data and value in carrier.labels:
+    reads = list(layer.call.reads)
+    if layer.data in reads:
+        reads.remove(layer.data)
+    for value in reads:
+        if value in carrier.labels:
             readers.spoil(carrier.labels[value], f"is read by {layer.name} as something other than its input")
     if layer.data is None or layer.data not in carrier.labels:
         return
@@ -104,31 +110,27 @@ def _consume(layer: Layer, carrier: Carrier, readers: Readers, uses: dict[str, l
     if layer.weight is None:
         readers.spoil(labels, f"is read by {layer.name}, whose weight is computed, not a parameter")
         return
-    inputs = by_channel(labels, _input_axis(layer, labels))
+    inputs = by_channel(labels, layer.input_axis)
     channels, mixed = one_label(inputs)
     readers.spoil(inputs[mixed], f"shares a column of {layer.name}")
     uses.setdefault(layer.weight, []).append((layer, channels))
 
 
-def _input_axis(layer: Layer, data: Tensor) -> int:
-    """Axis of a consumer's input channels: for a convolution that of its output, the last one otherwise."""
-    return layer.axis if layer.kind in ("conv", "conv_transpose") else data.dim() - 1
-
-
 def _collect(graph: Graph, uses: dict[str, list[tuple[Layer, Tensor]]], readers: Readers) -> None:
-    """Turns the channels of every use into columns; a weight that is used otherwise as well declines its units."""
+    """Turns the channels of every use into columns; a channel that reads other things elsewhere declines its units."""
+    used = Counter(graph.tensors[value] for call in graph.calls for value in {*call.reads} & graph.tensors.keys())
     for weight, found in uses.items():
-        layer, channels = found[0]
-        same = all(torch.equal(channels, others) for _, others in found[1:])
-        if not same or len(found) < sum(1 for _ in _calls_reading(graph, weight)):
-            for _, labels in found:
-                readers.spoil(labels, f"is read by {layer.name}, whose weight is used elsewhere too")
-            continue
-        for unit in [int(label) - 1 for label in channels.unique().tolist() if label > 0]:
-            columns = Columns(layer, tuple((channels == unit + 1).nonzero().flatten().tolist()))
-            readers.columns.setdefault(unit, []).append(columns)
-
-
-def _calls_reading(graph: Graph, weight: str) -> Iterator[Call]:
-    values = {value for value, name in graph.tensors.items() if name == weight}
-    return (call for call in graph.calls if values.intersection(call.reads))
+        layer = found[0][0]
+        every = torch.stack([channels for _, channels in found], -1)
+        alike = all(other.kind == layer.kind for other, _ in found) and len(found) == used[weight]
+        if alike:
+            channels, mixed = one_label(every)
+        else:
+            channels, mixed = torch.full(every.shape[:1], float(FOREIGN)), torch.ones(every.shape[:1], dtype=torch.bool)
+        readers.spoil(every[mixed], f"is read by {layer.name}, whose weight is used elsewhere too")
+        columns: dict[int, list[int]] = {}
+        for channel, label in enumerate(channels.tolist()):
+            if label > NOTHING:
+                columns.setdefault(int(label) - 1, []).append(channel)
+        for unit, read in columns.items():
+            readers.columns.setdefault(unit, []).append(Columns(layer, tuple(read)))

@@ -1,7 +1,7 @@
 """The dataflow graph of one forward: which call read and wrote which value.
 
 A value is a tensor between two writes: an in-place operation gives its tensor a new value. Values are numbers, so that
-the graph keeps no tensor alive.
+the graph keeps no tensor alive; constant indices are copied.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Graph:
         makers: Index of the call that wrote a value; absent for inputs, parameters and constants.
         tensors: Parameter or buffer name of the values that are one.
         from_input: Values that depend on the model's input.
+        constants: What the indices of a picking operation hold, where the model's input has no say in them.
         outputs: Values that the model returned.
         samples: Number of samples of the batch.
         opaque_output: Type of a returned object that cannot be looked into; empty where there is none.
@@ -116,6 +117,7 @@ class Graph:
     makers: dict[int, int] = field(default_factory=dict)
     tensors: dict[int, str] = field(default_factory=dict)
     from_input: set[int] = field(default_factory=set)
+    constants: dict[int, Tensor] = field(default_factory=dict)
     outputs: set[int] = field(default_factory=set)
     declined: list[tuple[Position, str]] = field(default_factory=list)
     opaque_output: str = ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from prelu_doctor.sites.carrier import Carrier
 from prelu_doctor.sites.graph import Call, Graph
-from prelu_doctor.sites.labels import Carrier, labels_along
+from prelu_doctor.sites.labels import FOREIGN, labels_along, thin
 from prelu_doctor.sites.layers import Layer, layer_of
 
 
@@ -73,7 +75,8 @@ def _arriving_channels(graph: Graph, call: Call, origin: Origin) -> tuple[object
         labels = channel_labels(graph, layer.call.writes[0], layer.axis, origin, call.reads[0])
         if labels is None:
             return call.position.path if call.position else ()
-        arriving.append(tuple(label for label in labels.unique().tolist() if label > 0))
+        found = thin(labels).unique()
+        arriving.append(tuple(sorted(torch.where(found < FOREIGN, -found - 1, found).clamp(min=0).tolist())))
     return tuple(arriving)
 
 
@@ -140,19 +143,31 @@ def channel_labels(graph: Graph, written: int, axis: int, origin: Origin, value:
         value: The activation's input.
 
     Returns:
-        Channel + 1 for each element; not positive where another signal stands. None where the way could not be
-        followed.
+        Channel + 1 for each element, and -(channel + 2) where that channel has a say in elements of others as well;
+        0 or -1 where another signal stands. None where the way could not be followed.
     """
     shape = graph.shapes[written]
     if not -len(shape) <= axis < len(shape):
         return None
-    carrier = Carrier(graph)
+    mixed: set[float] = set()
+    carrier = Carrier(graph, mixed=lambda labels, _reason: mixed.update(thin(labels).unique().tolist()))
     carrier.labels[written] = labels_along(shape, axis)
     between = [*origin.interior, *(layer.call for layer in origin.layers if layer.is_norm)]
     for call in sorted(between, key=lambda call: call.index):
+        carrier.give_up_lost(call.reads)
         if any(read in carrier.labels for read in call.reads):
             carrier.carry(call)
-    return carrier.labels.get(value)
+    labels = carrier.labels.get(value)
+    return labels if labels is None else _with_mixed_apart(labels, [label for label in mixed if label > 0])
+
+
+def _with_mixed_apart(labels: Tensor, mixed: list[float]) -> Tensor:
+    """Labels in which channels that have a say in others can be told, and are no longer positive."""
+    if not mixed:
+        return labels
+    thinned = thin(labels)
+    apart = torch.where(torch.isin(thinned, torch.tensor(mixed)), -thinned - 1, thinned)
+    return apart.expand(labels.shape)
 
 
 def unit_axis_of(labels: Tensor) -> int | None:

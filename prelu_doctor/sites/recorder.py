@@ -132,6 +132,8 @@ class Recorder(TorchDispatchMode):
             position=self._position(activation.function) if activation else None,
         )
         self.graph.calls.append(call)
+        if op in _PICKING:
+            self._keep_indices(reads, _tensors_in([*args, *kwargs.values()]))
         watcher = self._watcher if self._watcher and (activation or op in self._watcher.ops) else None
         if watcher:
             watcher.before(self.graph, call, args[0])
@@ -148,6 +150,12 @@ class Recorder(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         finally:
             self._fused = ""
+
+    def _keep_indices(self, reads: list[int], tensors: Iterator[Tensor]) -> None:
+        """Copies constant indices into the graph: which units a call picks hangs on them."""
+        for value, tensor in zip(reads, tensors, strict=True):
+            if value not in self.graph.from_input and not tensor.is_floating_point():
+                self.graph.constants[value] = tensor.detach().cpu().clone()
 
     def _floating(self, activation: Activation | None, args: tuple[Any, ...]) -> Activation | None:
         """The activation, unless it acts on integers, which have no gradient: these are noted as declined."""
@@ -257,6 +265,9 @@ class Recorder(TorchDispatchMode):
         module, location = located(sys._getframe(1))
         return location + self._fused if module is owner and location else ""
 
+
+_PICKING = {"index", "index_select", "gather", "take_along_dim", "take", "embedding", "repeat_interleave"}
+"""Operations that pick elements by index."""
 
 FUSED = {"rnn_relu", "rnn_relu_cell"}
 """Composite operations that hide their ReLUs: their parts are recorded instead."""

@@ -54,12 +54,13 @@ def operate_and_prove(
         harmful = set() if kept.equal else _harmful(model, dataset, alpha_shape, nones, plan)
         if not harmful and not idle:
             raise moved("putting PReLUs with slopes of 0", kept)
-        refuse |= dict.fromkeys(idle, "the PReLU that was put in its place is never called")
+        refuse |= dict.fromkeys(idle & route, "the PReLU that was put in its place is never called")
         refuse |= dict.fromkeys(harmful & (inplace | route), "a PReLU in its place moves the output")
-        # What a call overwrites may be read again, and a graph knows nothing of autocast: next they go on as they did.
+        # What a call overwrites may be read again, a graph knows nothing of autocast, and who calls a module may hold it
+        # elsewhere too: next, these calls go on as they did.
         swapped = {recipe.site for recipe in plan.recipes if recipe.places[0].how == "swap"}
         inplace |= harmful & swapped
-        route |= harmful - swapped
+        route |= (harmful - swapped) | idle
 
 
 def moved(what: str, kept: records.Preservation) -> BrokenPromiseError:
@@ -94,12 +95,12 @@ def _is_python(model: nn.Module, owner: str) -> bool:
     return not isinstance(model.get_submodule(owner), torch.jit.ScriptModule)
 
 
-def _prove(model: nn.Module, surgery: Surgery, dataset: Dataset) -> tuple[records.Preservation, list[str]]:
+def _prove(model: nn.Module, surgery: Surgery, dataset: Dataset) -> tuple[records.Preservation, set[str]]:
     """Whether the output is what it was, and the sites whose PReLU was never called meanwhile."""
     prelus = {recipe.site: surgery.prelu(recipe.site) for recipe in surgery.done}
     with running(prelus) as called:
         kept = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
-    return kept, [site for site in prelus if site not in called]
+    return kept, prelus.keys() - called
 
 
 def _harmful(

@@ -52,7 +52,7 @@ def rewrite_forward(
     """
     graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments)
     for rank, (name, module) in replacements.items():
-        owner.add_module(name, module)
+        setattr(owner, name, module)  # add_module asks hasattr, which a __getattr__ may answer for any name
         _replace(owner, graph, nodes[rank], name)
     graph.lint()
     _set_forward(owner, graph)
@@ -224,6 +224,9 @@ def _nodes_after(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
 
 def _set_forward(owner: nn.Module, graph: fx.Graph) -> None:
     """Gives the owner a subclass of its own class whose forward is the graph: everything else stays what it was."""
+    if isinstance(owner, fx.GraphModule):
+        owner.graph = graph
+        return
     forward: Callable[..., Any] = type(fx.GraphModule(owner, graph)).forward
     plain = type(owner)
     owner.__class__ = type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from prelu_doctor.sites.locations import functions_of, located, names_of
@@ -49,6 +49,8 @@ def check_routable(owner: nn.Module) -> None:
     check_python(owner)
     if isinstance(owner, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         raise CannotRewriteError("it is a container, which would run a PReLU that it holds")
+    if isinstance(owner, fx.GraphModule):
+        raise CannotRewriteError("it is a graph module, which is copied without its class")
 
 
 def route_forward(owner: nn.Module, routes: Sequence[Route]) -> None:

@@ -107,7 +107,7 @@ def apply_recipes(
     for path, group in routes.items():
         owner = surgery.model.get_submodule(path)
         for place, prelu in group:
-            owner.add_module(_name(place), prelu.train(owner.training))
+            setattr(owner, _name(place), prelu.train(owner.training))
         route_forward(owner, [Route(place.location, place.turn, place.turns, _name(place)) for place, _ in group])
 
 
@@ -120,7 +120,8 @@ def _put(model: nn.Module, path: str, prelu: nn.PReLU) -> None:
     parent, _, name = path.rpartition(".")
     current = getattr(model.get_submodule(parent), name)
     if rectifies(current):
-        _set(model.get_submodule(parent), name, prelu)
+        owner = model.get_submodule(parent)
+        _set(owner, name, prelu.train(owner.training))
         return
     if not is_activation_module(current):
         raise CannotRewriteError(f"{path} is no activation")

@@ -78,7 +78,7 @@ class Planner:
             alpha_shape: One slope a channel, a site, or for the whole net.
             refuse: Sites that must not be converted, and why.
             inplace: Sites whose PReLU is to overwrite its input, as their activation did.
-            route: Sites whose calls are to be routed, although a graph of the forward can be had.
+            route: Sites whose calls are to be routed, although they could be replaced otherwise.
         """
         plan = SurgeryPlan(declined=dict(refuse or {}))
         for site in self._sites.found:
@@ -86,7 +86,7 @@ class Planner:
             if reason:
                 plan.declined[site.id] = reason
         left = [site for site in self._sites.found if site.id not in plan.declined]
-        swapped = {site.id: places for site in left if (places := self._swaps(site))}
+        swapped = {site.id: places for site in left if site.id not in route and (places := self._swaps(site))}
         why_routed = self._why_routed([site for site in left if site.id not in swapped], route)
         for site in left:
             try:
@@ -140,7 +140,7 @@ class Planner:
             return "it is not registered in the model"
         for site in sites:
             if site.id in route:
-                return "a graph of its forward computes something else"
+                return "replaced otherwise, it computes something else"
             if not any(call.position and call.position.owner == owner for call in site.calls):
                 return "a branch of it does not run on the first samples"
             if any(self._served[place] != {site.id} for place in _owner_ranks(site.calls)):
@@ -186,7 +186,8 @@ class Planner:
         try:
             check_routable(owner)
         except CannotRewriteError as error:
-            raise CannotRewriteError(f"{place} cannot be rewritten ({why}), and {error}") from error
+            reasons = dict.fromkeys((why, str(error)))
+            raise CannotRewriteError(f"{place} cannot be rewritten: {', and '.join(reasons)}") from error
         if not spot.location:
             raise CannotRewriteError(f"{site.position.source}: the call is made by a hook, by no module's forward")
         turns = (spots.sections if spot.location.endswith(_FUSED) else spots.turns)(spot, site.number)

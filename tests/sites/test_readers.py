@@ -251,7 +251,7 @@ DECLINED = {
         "layer_norm",
     ),
     "softmax": (lambda: tokens(lambda m, x: m.head(x.softmax(-1)), head=nn.Linear(4, 2)), "softmax"),
-    "attention": (attention, "scaled_dot_product_attention"),
+    "attention": (attention, "a query of attention"),
     "computed weight": (computed_weight, "computed"),
     "transposed weight": (lambda: tokens(lambda m, x: x @ m.w.t(), w=nn.Parameter(noise(3, 4))), "computed"),
     "tied weight": (lambda: tokens(lambda m, x: m.head(x) @ m.head.weight, head=nn.Linear(4, 3)), "used elsewhere too"),

@@ -407,10 +407,25 @@ class AttributeNobodyCalls(Net):
         return self.head(torch.relu(self.fc(x)))
 
 
-def test_a_prelu_that_would_never_run_is_declined() -> None:
-    surgery, _ = operated(AttributeNobodyCalls(), X)
-    assert not surgery.done
-    assert "never called" in surgery.declined[":relu#1"]
+class HeldInAListToo(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+        self.steps = [self.fc, self.act, self.head]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", [AttributeNobodyCalls, HeldInAListToo])
+def test_where_a_swapped_prelu_would_never_run_its_calls_are_routed(kind: type[nn.Module]) -> None:
+    model = kind()
+    surgery, before = operated(model, X)
+    assert [place.how for recipe in surgery.done for place in recipe.places] == ["route"]
+    torch.nn.init.constant_(surgery.prelu(before.sites[0].id).weight, 0.5)
+    assert not torch.equal(surgery.model(X), model(X))
 
 
 @pytest.mark.parametrize("activation", [F.relu, nn.ReLU()], ids=["function", "module"])
