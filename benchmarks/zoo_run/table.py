@@ -151,13 +151,14 @@ _LEGEND = """\
 calls: dispatched ReLU and ReLU6 calls; found: of them in a site; rewritten: sites that became a PReLU; equal: output
 `==` after surgery with slopes of 0, on other inputs; dead, revived: units; moved: by the revival, largest change over
 largest output; parity: worst error of the ONNX file likewise; s: seconds of scan, surgery, conversion with revival,
-export with parity. The usual recipe: hooked: calls that hooks on `nn.ReLU` count, and the modules; left: sites that `setattr` leaves as
-they were; moved: the output."""
+export with parity. The usual recipe: hooked: calls that hooks on `nn.ReLU` count (of so many modules); left: sites that
+`setattr` leaves as they were; moved: the output."""
+
+_COLUMNS = "calls found sites rewritten equal dead revived moved parity s hooked left moved".split()
 
 
 def _models(rows: list[Row]) -> str:
-    head = "model | calls | found | sites | rewritten | equal | dead | revived | moved | parity | s | hooked | left | moved"
-    return "\n".join([f"| {head} |", "|---|" + "---:|" * 13, *map(_model, rows)])
+    return "\n".join([_cells(["model", *_COLUMNS]), "|---|" + "---:|" * len(_COLUMNS), *map(_model, rows)])
 
 
 def _model(row: Row) -> str:
