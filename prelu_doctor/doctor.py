@@ -136,7 +136,8 @@ def convert(
 ) -> Conversion:
     """Converts a model's ReLUs to PReLUs, revives its dead units and fine-tunes it briefly.
 
-    Before the fine-tune the converted model computes the same function, unless the options ask for another recipe.
+    Before the fine-tune the converted model computes the same function, unless the options ask for another recipe or
+    for activations that no PReLU equals.
 
     Args:
         model: A module, a checkpoint that holds one, or an opened `Patient`. It is left as it was.
@@ -164,6 +165,7 @@ def convert(
         alpha_shape=options.alpha_shape,
         sites=treated.recipes,
         none_arguments=treated.none_arguments,
+        functions=tuple(sorted(options.functions)),
         options=_plain_options(options),
     )
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
@@ -319,6 +321,7 @@ def _convert_report(patient: Patient, dataset: Dataset, treated: Treated) -> rec
         after=scan_report(after, dataset, treated.after),
         changes=treated.changes,
         preservation=treated.preservation,
+        before_fitting=treated.before_fitting,
         fine_tune=tuned if isinstance(tuned, records.FineTune) else None,
         not_trained="" if isinstance(tuned, records.FineTune) else tuned,
     )
@@ -326,5 +329,6 @@ def _convert_report(patient: Patient, dataset: Dataset, treated: Treated) -> rec
 
 def _plain_options(options: Treatment) -> dict[str, str | int | float | bool | None]:
     flat = {**asdict(options.training), **asdict(options)}
+    flat["activations"] = ",".join(options.activations)
     flat["alpha_range"] = options.training.alpha_range and "{},{}".format(*options.training.alpha_range)
     return {name: value for name, value in flat.items() if isinstance(value, str | int | float | bool | None)}

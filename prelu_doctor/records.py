@@ -14,7 +14,10 @@ SCHEMA_VERSION: Final = 1
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
-Function = Literal["relu", "relu6", "prelu", "leaky_relu"]
+Function = Literal["relu", "relu6", "clamp", "prelu", "leaky_relu", "rrelu", "gelu", "silu", "hardswish"]
+"""`clamp`: a ReLU with a ceiling other than 6. `rrelu`: in eval mode a LeakyReLU with the mean of its slopes."""
+SMOOTH: Final[frozenset[Function]] = frozenset({"gelu", "silu", "hardswish"})
+"""Functions that no PReLU equals. They are sites only where they were asked for."""
 Verdict = Literal["healthy", "findings", "undecided"]
 Severity = Literal["error", "warning", "note"]
 
@@ -248,6 +251,17 @@ class DeclinedUnits(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class Fit(Record, frozen=True, kw_only=True):
+    """The PReLU that comes closest to a smooth activation on the scanned data, by least squares."""
+
+    slopes: Slopes
+    """Before the fine-tune."""
+    residual: float
+    """Share of the activation's energy that is left: sum (f(x) - PReLU(x))^2 / sum f(x)^2 over all that was seen."""
+    unseen: list[int] = []
+    """Units of which no negative pre-activation was seen: their slope is 0."""
+
+
 class SiteChange(Record, frozen=True, kw_only=True):
     """What the treatment did to one site."""
 
@@ -258,13 +272,15 @@ class SiteChange(Record, frozen=True, kw_only=True):
     """Why the site keeps its activation; empty where it was converted."""
     revived: list[int] = []
     declined_units: list[DeclinedUnits] = []
+    fit: Fit | None = None
+    """Where the site's activation was smooth, so that its slopes were fitted."""
 
 
 class Preservation(Record, frozen=True, kw_only=True):
     """How far the output moved by the surgery alone, before any training."""
 
     promised: bool
-    """False where the options asked for another recipe (a slope other than 0, `--reinit all`)."""
+    """False where the options asked for another recipe (a slope other than 0, `--reinit all`, a fitted slope)."""
     samples: Count
     equal: bool
     """All elements equal (`==`, so that -0.0 is 0.0; NaN at the same places)."""
@@ -272,6 +288,8 @@ class Preservation(Record, frozen=True, kw_only=True):
     """max |after - before|."""
     scale: float
     """max |before|."""
+    rms_change: float = 0.0
+    """sqrt(sum (after - before)^2 / sum before^2) of the output that moved most by this measure; 0 where all is 0."""
 
 
 class Evaluation(Record, frozen=True, kw_only=True):
@@ -308,6 +326,8 @@ class ConvertReport(Record, frozen=True, kw_only=True):
     after: ScanReport
     changes: list[SiteChange]
     preservation: Preservation
+    before_fitting: Preservation | None = None
+    """The same for everything but the fitted slopes: smooth activations still computed their own function."""
     fine_tune: FineTune | None
     """None where nothing was trained."""
     not_trained: str = ""

@@ -18,6 +18,7 @@ from prelu_doctor.records import (
     DeclinedUnits,
     Evaluation,
     FineTune,
+    Fit,
     Model,
     ParityCheck,
     ParityReport,
@@ -146,6 +147,24 @@ def a_converted_cnn(**changes: Any) -> ConvertReport:
         "files": ["healed.safetensors", "healed.onnx"],
     }
     return ConvertReport(**given | changes)
+
+
+def a_fitted_cnn() -> ConvertReport:
+    """Two of its sites were smooth, so that their slopes were fitted."""
+    report = a_converted_cnn()
+    smooth = [structs.replace(site, function="gelu") for site in report.before.sites]
+    slopes = Slopes(shape="channel", min=0.01, mean=0.17, max=0.44, values=[0.01, 0.44])
+    changed = list(report.changes)
+    for index, residual in ((0, 0.0397), (3, 0.0054)):
+        changed[index] = structs.replace(changed[index], fit=Fit(slopes=slopes, residual=residual, unseen=[1]))
+    moved = Preservation(promised=False, samples=360, equal=False, max_change=2.7, scale=27.8, rms_change=0.1025)
+    return structs.replace(
+        report,
+        before=structs.replace(report.before, sites=smooth),
+        changes=changed,
+        preservation=moved,
+        before_fitting=Preservation(promised=True, samples=360, equal=True, max_change=0.0, scale=27.8),
+    )
 
 
 def a_parity_report(**changes: Any) -> ParityReport:

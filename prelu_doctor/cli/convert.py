@@ -72,13 +72,22 @@ def run(
     alpha: Annotated[
         float,
         typer.Option(
-            rich_help_panel=_TREATMENT, help="Where the slopes start. 0 keeps the function; recipes say 0.25."
+            rich_help_panel=_TREATMENT, help="Where the slopes of ReLUs start. 0 keeps the function; recipes say 0.25."
         ),
     ] = 0.0,
     alpha_shape: Annotated[
         AlphaShape,
         typer.Option(rich_help_panel=_TREATMENT, help="One slope a channel, a site, or for the whole net."),
     ] = AlphaShape.CHANNEL,
+    activations: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            rich_help_panel=_TREATMENT,
+            help="What becomes a PReLU: relu, relu6, leaky_relu, gelu, silu, hardswish. No PReLU equals the last three:"
+            " their slopes are fitted, and the output moves.",
+        ),
+    ] = "relu,relu6",
     reinit: Annotated[
         Reinit, typer.Option(rich_help_panel=_TREATMENT, help="Which units are He re-initialised.")
     ] = Reinit.DEAD,
@@ -146,6 +155,7 @@ def run(
         treatment = _treatment(
             alpha=alpha,
             alpha_shape=alpha_shape.value,
+            activations=activations,
             reinit=reinit.value,
             revive_bound=revive_bound,
             epochs=epochs,
@@ -171,7 +181,7 @@ def run(
 
 
 def _treatment(
-    *, alpha: float, alpha_shape: str, reinit: str, revive_bound: float, seed: int, **training: object
+    *, alpha: float, alpha_shape: str, activations: str, reinit: str, revive_bound: float, seed: int, **training: object
 ) -> Treatment:
     from prelu_doctor.treatment.conversion import Treatment
     from prelu_doctor.treatment.fine_tuning import Training
@@ -179,6 +189,7 @@ def _treatment(
     return Treatment(
         alpha=alpha,
         alpha_shape=alpha_shape,  # type: ignore[arg-type]  # the enum's values are the literals
+        activations=tuple(name.strip() for name in activations.split(",")),
         reinit=reinit,  # type: ignore[arg-type]
         revive_bound=revive_bound,
         training=Training(seed=seed, **training),  # type: ignore[arg-type]

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from prelu_doctor.diagnosis.rules import RULES
-from prelu_doctor.records import Data, Finding, Model, Severity, Site, Unresolved
+from prelu_doctor.records import SMOOTH, Data, Finding, Model, Severity, Site, Unresolved
 
 WIDEST_BOUND = 0.05
 """A firing-rate bound above this share says that too few samples were scanned."""
 NAMES_SHOWN = 3
 """Names a message holds; its evidence has them all."""
+
+_BEYOND_ZERO = {"relu6", "clamp", *SMOOTH}
+"""Functions that are not the identity of what is positive."""
 
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -70,8 +73,8 @@ def _rare_units(examined: _Examined) -> Iterator[Finding]:
 def _idle_activations(examined: _Examined) -> Iterator[Finding]:
     for site in examined.sites:
         if 0 < site.always_on == site.units:
-            # A ReLU6 whose input is always positive may still cut at 6.
-            idle = "never cuts at 0" if site.function == "relu6" else "does nothing"
+            # A ReLU6 whose input is always positive may still cut at 6, and a GELU bends there too.
+            idle = "never cuts at 0" if site.function in _BEYOND_ZERO else "does nothing"
             message = f"all {site.units} units are always positive: the {site.function} {idle}"
             yield _finding("PD104", message, site, always_on=site.always_on, units=site.units)
 
@@ -87,7 +90,8 @@ def _dormant_units(examined: _Examined) -> Iterator[Finding]:
 def _never_positive_units(examined: _Examined) -> Iterator[Finding]:
     for site in examined.sites:
         if site.never_positive:
-            message = f"{_of(site.never_positive, site, 'is', 'are')} never positive, but kept alive by the slope"
+            kept = f"its {site.function}" if site.function in SMOOTH else "the slope"
+            message = f"{_of(site.never_positive, site, 'is', 'are')} never positive, but kept alive by {kept}"
             yield _finding("PD106", message, site, never_positive=site.never_positive, units=site.units)
 
 

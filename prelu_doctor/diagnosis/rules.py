@@ -114,7 +114,8 @@ _RULES = (
         "never-positive units",
         "note",
         "Some units of this PReLU or LeakyReLU site were negative on every sample. They are not dead: the slope "
-        "lets signal and gradient through. They act as linear units with the slope as gain.",
+        "lets signal and gradient through. They act as linear units with the slope as gain. A GELU, SiLU or Hardswish, "
+        "which is looked at where `convert --activations` names it, lets them through too, bent.",
         "Nothing needs to be done. If nearly all units of a site are never positive, the site adds no nonlinearity.",
     ),
     Rule(

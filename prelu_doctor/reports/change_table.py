@@ -9,12 +9,12 @@ from rich.text import Text
 
 from prelu_doctor.escaping import plain
 from prelu_doctor.records import ConvertReport, Site, SiteChange, Slopes
-from prelu_doctor.reports.figures import count, slope
+from prelu_doctor.reports.figures import count, percent, slope
 from prelu_doctor.reports.glyphs import Glyphs, glyphs
 from prelu_doctor.reports.site_rows import ROWS, WORST_ROWS
 from prelu_doctor.reports.tables import Heading, fitted, table
 
-_HEADINGS = (
+_HEADINGS = [
     Heading("site", right=False),
     Heading("dead"),
     Heading("after"),
@@ -23,7 +23,9 @@ _HEADINGS = (
     Heading("min slope", spare=1),
     Heading("mean slope"),
     Heading("max slope", spare=2),
-)
+]
+_MISFIT = Heading("misfit")
+"""Stands behind the others where slopes were fitted."""
 ID_WIDTH = 28
 """Cells that longer ids should have left before columns are dropped for them."""
 
@@ -45,8 +47,12 @@ class ChangeTable:
         shown = _worth_a_row(self.report, converted)
         before = {site.id: site for site in self.report.before.sites}
         rows = [_cells(change, before.get(change.site), _after(self.report, change), signs) for change in shown]
+        columns = _HEADINGS
+        if any(change.fit for change in shown):
+            columns = [*_HEADINGS, _MISFIT]
+            rows = [[*row, _misfit(change, signs)] for row, change in zip(rows, shown, strict=True)]
         if rows:
-            headings, cells, _ = fitted(_HEADINGS, rows, options.max_width, ID_WIDTH)
+            headings, cells, _ = fitted(columns, rows, options.max_width, ID_WIDTH)
             yield table(headings, cells, options.max_width, signs)
         if len(shown) < len(converted):
             rest = count(len(converted) - len(shown), "more site")
@@ -60,14 +66,20 @@ def learned_slopes(report: ConvertReport) -> list[Slopes]:
 
 
 def _worth_a_row(report: ConvertReport, converted: list[SiteChange]) -> list[SiteChange]:
-    """All sites of a short model; of a long one those that had dead units, the most first, in forward order."""
+    """All sites of a short model; of a long one those with the most dead units and the worst fits, in forward order."""
     if len(converted) <= ROWS:
         return converted
     dead = {site.id: site.dead for site in report.before.sites}
-    dying = [change for change in converted if dead.get(change.site) or change.revived or change.declined_units]
-    worst = sorted(dying, key=lambda change: -dead.get(change.site, 0))[:WORST_ROWS]
+    told = [
+        change for change in converted if dead.get(change.site) or change.revived or change.declined_units or change.fit
+    ]
+    worst = sorted(told, key=lambda change: (-dead.get(change.site, 0), -_residual(change)))[:WORST_ROWS]
     kept = {change.site for change in worst}
-    return [change for change in dying if change.site in kept]
+    return [change for change in told if change.site in kept]
+
+
+def _residual(change: SiteChange) -> float:
+    return change.fit.residual if change.fit else 0.0
 
 
 def _after(report: ConvertReport, change: SiteChange) -> Site | None:
@@ -88,6 +100,10 @@ def _cells(change: SiteChange, before: Site | None, after: Site | None, signs: G
         _quiet(left, signs),
         *(Text(figure) for figure in figures),
     ]
+
+
+def _misfit(change: SiteChange, signs: Glyphs) -> Text:
+    return Text(percent(change.fit.residual)) if change.fit else Text(signs.none, style="dim")
 
 
 def _quiet(quantity: int | None, signs: Glyphs) -> Text:

@@ -85,10 +85,22 @@ def _changes(report: ConvertReport) -> Iterator[RenderableType]:
     anew = any(set(change.revived) - dead.get(change.site, set()) for change in converted)
     done = f"{count(revived, 'unit')} re-initialised" if anew else f"{count(revived, 'dead unit')} revived"
     yield heading("Changed")
-    yield prose(f"{count(len(converted), 'site')} of {len(report.changes)} became PReLU, {done}.")
+    yield prose(f"{count(len(converted), 'site')} of {len(report.changes)} became PReLU, {done}.{_fitted(report)}")
     if converted:
         yield Text("")
         yield ChangeTable(report)
+
+
+def _fitted(report: ConvertReport) -> str:
+    """What the column of misfits is, where there is one."""
+    ids = {change.site for change in report.changes if change.fit}
+    if not ids:
+        return ""
+    functions = dict.fromkeys(site.function for site in report.before.sites if site.id in ids)
+    return (
+        f" No PReLU equals {' or '.join(functions)}: there the slopes were fitted by least squares, and misfit is the "
+        "share of the activation's energy that this leaves."
+    )
 
 
 def _declined_sites(report: ConvertReport) -> Iterator[RenderableType]:
@@ -120,13 +132,25 @@ def _reason(quantity: str, reason: str, ids: list[str]) -> list[Text]:
 
 
 def _proof(report: ConvertReport, signs: Glyphs) -> list[list[Text]]:
-    rows = [("output", _preservation(report.preservation)), ("fine-tune", _fine_tune(report, signs))]
+    rows = [("output", _preservation(report)), ("fine-tune", _fine_tune(report, signs))]
     if report.parity:
         rows.append(("ONNX", parity_sentence(report.parity)))
     return [[Text(name, style="dim"), Text(plain(sentence), overflow="fold")] for name, sentence in rows]
 
 
-def _preservation(kept: Preservation) -> str:
+def _preservation(report: ConvertReport) -> str:
+    kept, rest = report.preservation, report.before_fitting
+    if not rest or not kept.samples:
+        return _output(kept)
+    moved = f"max change {number(kept.max_change)} at a scale of {number(kept.scale)}, {percent(kept.rms_change)}"
+    alone = "every element was equal" if rest.equal else _output(rest)
+    return (
+        f"moved by the fitted slopes, before the fine-tune: {moved} in root mean square, "
+        f"on {count(kept.samples, 'sample')}; without them: {alone}"
+    )
+
+
+def _output(kept: Preservation) -> str:
     if not kept.samples:
         return "not compared: there was no sample to run"
     on = f"on {count(kept.samples, 'sample')}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from prelu_doctor.data.batches import Batch
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import RECOGNISED
 from prelu_doctor.sites.find import FoundSite
 from prelu_doctor.sites.graph import Call, Graph
 from prelu_doctor.sites.trace import trace
@@ -63,18 +66,21 @@ def _pair(tensor: Tensor, unit_axis: int) -> Tensor:
     return (tensor if unit_axis == 1 else tensor.t()).unsqueeze(-1)
 
 
-def find_layouts(model: nn.Module, batch: Batch, sites: list[FoundSite]) -> dict[str, Layout]:
+def find_layouts(
+    model: nn.Module, batch: Batch, sites: list[FoundSite], functions: Collection[Function] = RECOGNISED
+) -> dict[str, Layout]:
     """Tells where each site holds its samples by changing one sample, then the other, and looking at what moves.
 
     Args:
         model: The traced model.
         batch: Two samples.
         sites: Its sites, found on this batch.
+        functions: What counts as an activation.
 
     Returns:
         A layout for every site id.
     """
-    original, first, second = (_prints(model, changed) for changed in (batch, *_changed_samples(batch)))
+    original, first, second = (_prints(model, changed, functions) for changed in (batch, *_changed_samples(batch)))
     layouts = {}
     for site in sites:
         key = site.position.path
@@ -105,9 +111,9 @@ def _reversed(batch: Batch, sample: int) -> Batch:
     return Batch(tuple(reverse(x) for x in batch.args), {name: reverse(x) for name, x in batch.kwargs.items()})
 
 
-def _prints(model: nn.Module, batch: Batch) -> dict[tuple[str, ...], list[Tensor]]:
+def _prints(model: nn.Module, batch: Batch, functions: Collection[Function]) -> dict[tuple[str, ...], list[Tensor]]:
     prints = _Prints()
-    trace(model, batch, prints)
+    trace(model, batch, prints, functions)
     return prints.seen
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from prelu_doctor.data.batches import Batch
+from prelu_doctor.records import Function
 from prelu_doctor.scanning.layout import Layout, find_layouts, rows_as_samples
 from prelu_doctor.scanning.tally import Tally
+from prelu_doctor.sites.activations import RECOGNISED, RECTIFIERS
 from prelu_doctor.sites.find import FoundSite, Sites, find_sites
 from prelu_doctor.sites.graph import Call, Graph
 from prelu_doctor.sites.trace import trace
@@ -56,17 +59,18 @@ class Probe:
     _before: Tensor | None = None
 
     @classmethod
-    def on(cls, model: nn.Module, batch: Batch) -> Probe:
+    def on(cls, model: nn.Module, batch: Batch, functions: Collection[Function] = RECOGNISED) -> Probe:
         """A probe for a model, its sites found on a small batch.
 
         Args:
             model: The module, on the batch's device.
             batch: At least one sample; two are used.
+            functions: What counts as an activation.
         """
         few = _two_samples(batch)
-        graph = trace(model, few)
+        graph = trace(model, few, functions=functions)
         sites = find_sites(model, graph)
-        layouts = find_layouts(model, few, sites.found)
+        layouts = find_layouts(model, few, sites.found, functions)
         probe = cls(model, sites, graph)
         for site in sites.found:
             probe.examined[site.id] = _examined(site, layouts[site.id], graph)
@@ -75,7 +79,7 @@ class Probe:
     def run(self, batch: Batch) -> None:
         """Scans one batch."""
         self._now.clear()
-        graph = trace(self.model, batch, self)
+        graph = trace(self.model, batch, self, self.graph.functions)
         self.sites.settle(graph)
         for index, examined in self._now.items():
             if examined.graph is graph:
@@ -95,7 +99,7 @@ class Probe:
             examined = self.examined[site.id] = _examined(site, Layout(known=False), graph)
         self._now[call.index] = examined
         examined.tally.saw_negative_infinity |= _holds_negative_infinity(tensor)
-        if site.activation.function in ("prelu", "leaky_relu"):
+        if site.activation.function not in RECTIFIERS:
             self._before = tensor > 0
 
     def after(self, graph: Graph, call: Call, tensor: Tensor) -> None:

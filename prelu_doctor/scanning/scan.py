@@ -15,6 +15,7 @@ from prelu_doctor.devices import device_of
 from prelu_doctor.errors import DataError
 from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.probe import Examined, Probe
+from prelu_doctor.sites.activations import RECOGNISED, RECTIFIERS
 from prelu_doctor.sites.consumers import consuming_layers
 from prelu_doctor.sites.find import FoundSite
 
@@ -60,6 +61,7 @@ def scan_model(
     batches: Iterator[Batch],
     *,
     thresholds: Thresholds = DEFAULTS,
+    functions: Collection[records.Function] = RECOGNISED,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> Scan:
     """Counts on which samples every unit of a model fires.
@@ -68,6 +70,7 @@ def scan_model(
         model: An eager module; left as it was.
         batches: The samples, each batch seen once. The state kept is O(units).
         thresholds: Where rare and dormant begin.
+        functions: What counts as an activation.
         progress: Told the number of samples done after each batch.
 
     Returns:
@@ -82,7 +85,7 @@ def scan_model(
     for batch in (batch.to(device) for batch in batches):
         if batch.size == 0:
             continue
-        probe = probe or Probe.on(model, batch)
+        probe = probe or Probe.on(model, batch, functions)
         probe.run(batch)
         samples += batch.size
         progress(samples)
@@ -138,8 +141,8 @@ def _indices(mask: Tensor) -> list[int]:
 def _slopes(examined: Examined, model: nn.Module, tied: Collection[str]) -> records.Slopes | None:
     """The slopes of a PReLU (read from its parameter) or LeakyReLU (its constant)."""
     site = examined.site
-    if site.activation.function == "leaky_relu":
-        slope = site.activation.slope or 0.0
+    slope = site.activation.slope
+    if slope is not None:
         return records.Slopes(shape="constant", min=slope, mean=slope, max=slope, values=[slope])
     name = _slope_name(examined)
     weight = dict((*model.named_parameters(), *model.named_buffers())).get(name) if name else None
@@ -173,7 +176,7 @@ def _slope_name(examined: Examined) -> str | None:
 def _learnable(site: FoundSite, slopes: records.Slopes | None) -> Tensor:
     """Which units pass a gradient although they are silent; a slope that the forward computes is taken to let it."""
     if slopes is None:
-        return torch.full((site.units,), site.activation.function == "prelu")
+        return torch.full((site.units,), site.activation.function not in RECTIFIERS)
     values = torch.tensor(slopes.values)
     fits = len(values) in (1, site.units)
     return (values.abs() >= LEARNABLE_SLOPE).expand(site.units) if fits else torch.zeros(site.units, dtype=torch.bool)

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from prelu_doctor.records import Function
 from prelu_doctor.scanning.exact_sum import ExactSum
+from prelu_doctor.sites.activations import RECTIFIERS
 
 
 class Tally:
     """Counts on which samples each unit fires.
 
-    fires: the derivative is not 0 at one position at least (x > 0; 0 < x < 6 for ReLU6; for PReLU and LeakyReLU x > 0).
+    fires: the derivative is not 0 at one position at least (x > 0; 0 < x < 6 for ReLU6; for others x > 0).
     Counts are integers and magnitudes an exact sum, so that tallies merge in any order to the same bits.
 
     Args:
@@ -51,7 +52,7 @@ class Tally:
         self._pending = fired if self._pending is None else self._pending | fired
         self.positive += _counted(active)
         self.positions += active.shape[0] * active.shape[2]
-        size = output if self.function in ("relu", "relu6") else output.abs()
+        size = output if self.function in RECTIFIERS else output.abs()
         magnitude = size.sum(2, dtype=torch.float64 if output.dtype == torch.float64 else torch.float32)
         self.saw_nan |= bool(magnitude.isnan().any())
         self.magnitude.add(torch.nan_to_num(magnitude.double(), nan=0.0, posinf=0.0, neginf=0.0))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from prelu_doctor.records import Unresolved
-from prelu_doctor.sites.activations import ACTIVATION_MODULES, Activation
+from prelu_doctor.records import Function, Unresolved
+from prelu_doctor.sites.activations import Activation, is_activation_module
 from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.sites.graph import Call, Graph, Position
 from prelu_doctor.sites.producers import Origin, channel_labels, origin_of, unit_axis_of
@@ -211,7 +211,7 @@ def find_sites(model: nn.Module, graph: Graph) -> Sites:
         All sites in forward order; activation calls that hold no units and activation modules that were never called
         are listed as unresolved.
     """
-    sites = Sites(idle=_activation_modules(model))
+    sites = Sites(idle=_activation_modules(model, graph.functions))
     for call in graph.activations():
         site = sites.add(graph, call)
         if site:
@@ -223,8 +223,8 @@ def find_sites(model: nn.Module, graph: Graph) -> Sites:
 def _key(graph: Graph, call: Call, origin: Origin) -> tuple[object, ...]:
     assert call.activation is not None
     assert call.position is not None
-    function = call.activation.function
-    return origin.signature(graph, call, function) or ("position", function, call.position.path)
+    kind = call.activation.kind
+    return origin.signature(graph, call, kind) or ("position", kind, call.position.path)
 
 
 def _basic_id(position: Position) -> str:
@@ -248,11 +248,11 @@ def _number_single_calls(sites: Sequence[FoundSite], new: Sequence[FoundSite], g
             site.id = stem
 
 
-def _activation_modules(model: nn.Module) -> dict[str, frozenset[str]]:
+def _activation_modules(model: nn.Module, functions: Collection[Function]) -> dict[str, frozenset[str]]:
     return {
         path: frozenset(aliases_of(model, module))
         for path, module in model.named_modules()
-        if isinstance(module, ACTIVATION_MODULES)
+        if is_activation_module(module, functions)
     }
 
 

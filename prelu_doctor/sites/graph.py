@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from prelu_doctor.sites.activations import Activation
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import RECOGNISED, Activation
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Graph:
         opaque_output: Type of a returned object that cannot be looked into; empty where there is none.
         declined: Rectifying calls that are no activations after all, and why.
         ran: Paths of the modules whose forward ran.
+        functions: What counted as an activation.
     """
 
     samples: int
@@ -122,6 +124,7 @@ class Graph:
     declined: list[tuple[Position, str]] = field(default_factory=list)
     opaque_output: str = ""
     ran: set[str] = field(default_factory=set)
+    functions: frozenset[Function] = RECOGNISED
 
     def new_value(self, tensor: Tensor) -> int:
         """A value that nothing has written yet, with the shape and data type of a tensor."""

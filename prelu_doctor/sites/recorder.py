@@ -20,9 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.leaves import opaque_leaf, tensors_of
+from prelu_doctor.records import Function
 from prelu_doctor.sites.activations import Activation, activation_of, is_activation_module
 from prelu_doctor.sites.graph import Call, Graph, Position, Ref
 from prelu_doctor.sites.locations import located
+from prelu_doctor.sites.written_out import written_out_rectifier
 
 
 class Watcher(Protocol):
@@ -60,11 +62,20 @@ class Recorder(TorchDispatchMode):
         batch: Its input.
         watcher: Looks at the activations.
         entry: The function that runs the model: what calls it is none of the model's source.
+        functions: What counts as an activation.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, watcher: Watcher | None, *, entry: CodeType) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        watcher: Watcher | None,
+        *,
+        entry: CodeType,
+        functions: frozenset[Function],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.graph = Graph(samples=batch.size)
+        self.graph = Graph(samples=batch.size, functions=functions)
         self._watcher = watcher
         self._entry = entry
         self._paths = _paths_of(model)
@@ -115,7 +126,7 @@ class Recorder(TorchDispatchMode):
         op = func.overloadpacket.__name__
         if op in FUSED:
             return self._decomposed(func, args, kwargs)
-        activation = self._floating(activation_of(op, args, kwargs), args)
+        activation = self._floating(activation_of(op, args, kwargs, self.graph.functions), args)
         reads: list[int] = []
         recorded_args = _replace_tensors(args, self._value_of, reads)
         recorded_kwargs = {name: _replace_tensors(value, self._value_of, reads) for name, value in kwargs.items()}
@@ -131,6 +142,7 @@ class Recorder(TorchDispatchMode):
             activation=activation,
             position=self._position(activation.function) if activation else None,
         )
+        self._note_written_out(call, args)
         self.graph.calls.append(call)
         if op in _PICKING:
             self._keep_indices(reads, _tensors_in([*args, *kwargs.values()]))
@@ -166,6 +178,16 @@ class Recorder(TorchDispatchMode):
             (self._position(activation.function), f"acts on {dtype} values, which have no gradient")
         )
         return None
+
+    def _note_written_out(self, call: Call, args: tuple[Any, ...]) -> None:
+        """Lists a rectifier that is put together from other operations."""
+        spelling = written_out_rectifier(self.graph, call, args)
+        if spelling:
+            reason = f"a rectifier written as {spelling} is neither counted nor converted; write it as F.relu(x)"
+            position = self._function_position(call.op, rank=-1)
+            lines = {(other.owner, other.source, told) for other, told in self.graph.declined}
+            if (position.owner, position.source, reason) not in lines:  # a loop tells its line once
+                self.graph.declined.append((position, reason))
 
     def _write(self, call: Call, args: tuple[Any, ...], output: Any) -> tuple[int, ...]:
         """Gives every output tensor a new value; a tensor written in place leaves a mark on its storage."""
@@ -245,20 +267,22 @@ class Recorder(TorchDispatchMode):
 
     def _position(self, function: str) -> Position:
         frame = self._frames[-1]
-        source = _user_line(self._entry)
-        if is_activation_module(frame.module) and len(self._frames) > 2:  # the model itself has no caller
+        in_module = is_activation_module(frame.module, self.graph.functions)
+        if in_module and len(self._frames) > 2:  # the model itself has no caller
             caller = self._frames[-2]
             caller.rank += 1
             where = self._location(caller.module)
-            return Position(
-                frame.call_path, caller.path, frame.path, caller.calls[frame.path], caller.rank - 1, source, where
-            )
+            ordinal, source = caller.calls[frame.path], _user_line(self._entry)
+            return Position(frame.call_path, caller.path, frame.path, ordinal, caller.rank - 1, source, where)
         frame.rank += 1
-        name = f":{function}"
+        return self._function_position(function, frame.rank - 1)
+
+    def _function_position(self, function: str, rank: int) -> Position:
+        frame, name = self._frames[-1], f":{function}"
         frame.calls[name] += 1
         path = (*frame.call_path, f"{name}#{frame.calls[name]}")
-        where = self._location(frame.module)
-        return Position(path, frame.path, None, frame.calls[name], frame.rank - 1, source, where)
+        source, where = _user_line(self._entry), self._location(frame.module)
+        return Position(path, frame.path, None, frame.calls[name], rank, source, where)
 
     def _location(self, owner: nn.Module | None) -> str:
         """Where in its owner's code the running call stands."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,18 +17,23 @@ from torch import nn
 
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.errors import ForwardError
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import RECOGNISED
 from prelu_doctor.sites.graph import Graph
 from prelu_doctor.sites.recorder import Recorder, Watcher
 from prelu_doctor.undisturbed import undisturbed
 
 
-def trace(model: nn.Module, batch: Batch, watcher: Watcher | None = None) -> Graph:
+def trace(
+    model: nn.Module, batch: Batch, watcher: Watcher | None = None, functions: Collection[Function] = RECOGNISED
+) -> Graph:
     """Runs the model's forward once, in eval mode, and records it.
 
     Args:
         model: Any eager module; its training flags, RNG state and the attention fast path are restored.
         batch: The samples to run, on the model's device. They are cloned, because a forward may overwrite its input.
         watcher: Called at every activation.
+        functions: What counts as one.
 
     Returns:
         The dataflow graph of this forward.
@@ -37,7 +42,7 @@ def trace(model: nn.Module, batch: Batch, watcher: Watcher | None = None) -> Gra
         ForwardError: The model's forward raised.
     """
     batch = batch.clone()
-    recorder = Recorder(model, batch, watcher, entry=trace.__code__)
+    recorder = Recorder(model, batch, watcher, entry=trace.__code__, functions=frozenset(functions))
     with undisturbed(model), torch.inference_mode(), recorder.hooks(), recorder:
         try:
             output = batch.run(model)

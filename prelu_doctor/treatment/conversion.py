@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,9 +14,12 @@ from torch import nn
 
 from prelu_doctor import records
 from prelu_doctor.data.batches import Dataset
+from prelu_doctor.errors import UsageError
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
+from prelu_doctor.sites.activations import RECOGNISED, RECTIFIERS, chosen_functions
 from prelu_doctor.treatment.evidence import revivable
 from prelu_doctor.treatment.fine_tuning import Progress, Training, control_arm, fine_tune
+from prelu_doctor.treatment.fitting import fit_slopes
 from prelu_doctor.treatment.preservation import compare_outputs, is_preserved
 from prelu_doctor.treatment.proven_surgery import all_batches, moved, operate_and_prove
 from prelu_doctor.treatment.recipe import SiteRecipe
@@ -43,8 +46,10 @@ class Treatment:
     """Options of a conversion.
 
     Attributes:
-        alpha: Where the slopes of live units start. 0 keeps the function; other values follow other recipes.
+        alpha: Where the slopes of live ReLU units start. 0 keeps the function; other values follow other recipes.
         alpha_shape: One slope a channel, a site, or for the whole net.
+        activations: What to convert, names of `CHOICES`. A LeakyReLU keeps its slope; where no PReLU equals the
+            activation (gelu, silu, hardswish), the slopes are fitted by least squares, and the output moves.
         reinit: He re-initialise the dead units, all units (training anew), or none.
         revive_bound: Largest firing-rate bound at which silence counts as death.
         training: The fine-tune.
@@ -54,15 +59,35 @@ class Treatment:
 
     alpha: float = 0.0
     alpha_shape: AlphaShape = "channel"
+    activations: Sequence[str] = ("relu", "relu6")
     reinit: Literal["dead", "all", "none"] = "dead"
     revive_bound: float = 0.01
     training: Training = field(default_factory=Training)
     thresholds: Thresholds = field(default_factory=Thresholds)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        chosen_functions(self.activations)
+        if self.alpha_shape == "tied" and not self.converts <= RECTIFIERS:
+            raise UsageError(
+                f"--alpha-shape tied with --activations {','.join(self.activations)}",
+                "relu and relu6 alone: the others have slopes of their own, which one for the whole net cannot be",
+                "--alpha-shape channel, or site",
+            )
+
+    @property
+    def converts(self) -> frozenset[records.Function]:
+        """The functions that become PReLUs."""
+        return chosen_functions(self.activations)
+
+    @property
+    def functions(self) -> frozenset[records.Function]:
+        """What counts as an activation: smooth functions where they are converted."""
+        return RECOGNISED | self.converts
+
     @property
     def keeps_function(self) -> bool:
-        """True where the output is promised not to move before the fine-tune."""
+        """True where the output is promised not to move before slopes are fitted and the fine-tune begins."""
         return self.alpha == 0.0 and self.reinit != "all"
 
     @property
@@ -86,6 +111,7 @@ class Treated:
         after: Scan of the converted model.
         changes: What was done at each site.
         preservation: How far the output moved before any training.
+        before_fitting: How far it moved before slopes were fitted; None where none were.
         fine_tune: What training reached, or why there was none.
     """
 
@@ -96,6 +122,7 @@ class Treated:
     after: Scan
     changes: list[records.SiteChange]
     preservation: records.Preservation
+    before_fitting: records.Preservation | None
     fine_tune: records.FineTune | str
 
 
@@ -116,9 +143,22 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
         ForwardError: The model's forward raised.
         DataError: There is no data, or the labels do not fit.
     """
-    before = scan_model(model, dataset.scanned(), thresholds=options.thresholds, progress=_counting(phase, "scanning"))
-    surgery, nones = operate_and_prove(model, dataset, before, options.alpha_shape)
-    _set_slopes(surgery, options.alpha)
+    before = scan_model(
+        model,
+        dataset.scanned(),
+        thresholds=options.thresholds,
+        functions=options.functions,
+        progress=_counting(phase, "scanning"),
+    )
+    surgery, nones = operate_and_prove(
+        model,
+        dataset,
+        before,
+        options.alpha_shape,
+        converts=options.converts,
+        alpha_range=options.training.alpha_range,
+    )
+    _set_slopes(surgery, before, options.alpha)
     operated = copy.deepcopy(surgery.model.state_dict())
     changes = _reinitialise(surgery, dataset, before, options, phase)
     preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=options.keeps_function)
@@ -128,14 +168,21 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
         preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
     if options.keeps_function and not is_preserved(preservation):
         raise moved("surgery", preservation)
+    before_fitting = None
+    fits = fit_slopes(surgery, dataset.scanned(), options.training.alpha_range)
+    if fits:
+        changes = [records.replace(change, fit=fits.get(change.site)) for change in changes]
+        before_fitting = preservation
+        preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=False)
     tuned = _fine_tune(surgery, model, dataset, options, phase)
     after = scan_model(
         surgery.model,
         dataset.scanned(),
         thresholds=options.thresholds,
+        functions=options.functions,
         progress=_counting(phase, "scanning the result"),
     )
-    return Treated(surgery.model, surgery.done, nones, before, after, changes, preservation, tuned)
+    return Treated(surgery.model, surgery.done, nones, before, after, changes, preservation, before_fitting, tuned)
 
 
 def _unrevived(change: records.SiteChange, moved_by: records.Preservation) -> records.SiteChange:
@@ -148,9 +195,12 @@ def _unrevived(change: records.SiteChange, moved_by: records.Preservation) -> re
 
 
 @torch.no_grad()
-def _set_slopes(surgery: Surgery, slope: float) -> None:
+def _set_slopes(surgery: Surgery, before: Scan, slope: float) -> None:
+    """Where the slopes of ReLUs start; others have one that their activation tells."""
+    functions = {site.id: site.function for site in before.sites}
     for recipe in surgery.done:
-        surgery.prelu(recipe.site).weight.fill_(slope)
+        if functions[recipe.site] in RECTIFIERS:
+            surgery.prelu(recipe.site).weight.fill_(slope)
 
 
 def _reinitialise(

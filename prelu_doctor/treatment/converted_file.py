@@ -55,7 +55,11 @@ def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor]) -> nn.
     surgery = Surgery(fresh)
     try:
         apply_recipes(
-            surgery, recipe.sites, alpha_shape=recipe.alpha_shape, slope=0.0, none_arguments=recipe.none_arguments
+            surgery,
+            recipe.sites,
+            alpha_shape=recipe.alpha_shape,
+            none_arguments=recipe.none_arguments,
+            functions=recipe.functions,
         )
     except Exception as error:  # a recipe is a file: it may name anything
         raise _misfit(

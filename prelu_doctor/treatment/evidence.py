@@ -91,5 +91,5 @@ def _fired_on_held_out(before: Scan, dataset: Dataset) -> dict[str, set[int]]:
     """By site, the units that fire on the held-out part."""
     if dataset.held_out is None or dataset.synthetic:
         return {}
-    scan = scan_model(before.probe.model, dataset.held_out())
+    scan = scan_model(before.probe.model, dataset.held_out(), functions=before.probe.graph.functions)
     return {site.id: {unit for unit, rate in enumerate(site.firing_rate) if rate > 0} for site in scan.sites}

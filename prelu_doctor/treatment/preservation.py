@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -34,15 +35,24 @@ def compare_outputs(
     """
     device = device_of(original)
     samples, equal, worst = 0, True, (0.0, 0.0)
+    energies: list[list[tuple[float, float]]] = []
     with torch.inference_mode(), undisturbed(original), undisturbed(treated):
         for batch in (batch.to(device) for batch in batches):
             outputs = [_outputs(model, batch) for model in (original, treated)]
             for before, after in zip(*outputs, strict=True):
                 equal &= _equal(before, after)
                 worst = max(worst, (_change(before, after), _scale(before)), key=_moved_far)
+            energies.append([_energies(before, after) for before, after in zip(*outputs, strict=True)])
             samples += batch.size
     change, scale = worst
-    return records.Preservation(promised=promised, samples=samples, equal=equal, max_change=change, scale=scale)
+    return records.Preservation(
+        promised=promised,
+        samples=samples,
+        equal=equal,
+        max_change=change,
+        scale=scale,
+        rms_change=_rms_change(energies),
+    )
 
 
 def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -90,6 +100,21 @@ def _change(before: Tensor, after: Tensor) -> float:
     if not _equal(before[~finite], after[~finite]):
         return float("inf")
     return float((after.double() - before.double())[finite].abs().max()) if bool(finite.any()) else 0.0
+
+
+def _energies(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Sum of the squared change and of the squared output, over what is finite in both."""
+    if before.shape != after.shape:
+        return 0.0, 0.0
+    finite = before.isfinite() & after.isfinite()
+    old, new = before.double()[finite], after.double()[finite]
+    return float(((new - old) ** 2).sum()), float((old**2).sum())
+
+
+def _rms_change(energies: list[list[tuple[float, float]]]) -> float:
+    """The change in root mean square over all batches, of the output that moved most by this measure."""
+    totals = [[math.fsum(part) for part in zip(*batches, strict=True)] for batches in zip(*energies, strict=False)]
+    return max((math.sqrt(change / size) if size else 0.0 for change, size in totals), default=0.0)
 
 
 def _scale(tensor: Tensor) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,23 +14,35 @@ from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.devices import device_of
 from prelu_doctor.errors import BrokenPromiseError
 from prelu_doctor.scanning.scan import Scan
+from prelu_doctor.sites.activations import CONVERTED
+from prelu_doctor.sites.find import FoundSite
 from prelu_doctor.sites.trace import none_arguments, running
 from prelu_doctor.treatment.preservation import compare_outputs
-from prelu_doctor.treatment.slopes import AlphaShape
+from prelu_doctor.treatment.slopes import AlphaShape, holds_exactly
 from prelu_doctor.treatment.surgery import Surgery, operate
 from prelu_doctor.treatment.surgery_plan import Planner, SurgeryPlan
 
 
 def operate_and_prove(
-    model: nn.Module, dataset: Dataset, before: Scan, alpha_shape: AlphaShape
+    model: nn.Module,
+    dataset: Dataset,
+    before: Scan,
+    alpha_shape: AlphaShape,
+    *,
+    converts: Collection[records.Function] = CONVERTED,
+    alpha_range: tuple[float, float] | None = None,
 ) -> tuple[Surgery, dict[str, list[str]]]:
-    """Puts PReLUs with slopes of 0 at a model's sites, and proves that the function is what it was.
+    """Puts PReLUs at a model's sites, and proves that the function is what it was.
+
+    Their slopes are 0, or those of a LeakyReLU; a smooth activation gets a stand-in that computes it.
 
     Args:
         model: The model; left as it is.
         dataset: Outputs are compared on all of it.
         before: The model's scan.
         alpha_shape: One slope a channel, a site, or for the whole net.
+        converts: The functions to replace.
+        alpha_range: Bounds of the slopes.
 
     Returns:
         The operated copy, and by rewritten owner the arguments of its forward that are None.
@@ -37,12 +50,17 @@ def operate_and_prove(
     Raises:
         BrokenPromiseError: The output moved, and no single site could be found that moves it.
     """
-    refuse = {
+    asked = [site for site in before.probe.sites.found if site.activation.function in converts]
+    refuse = {site.id: reason for site in asked if (reason := _no_slope(site, model, alpha_range))}
+    if dataset.synthetic:
+        smooth = [site for site in asked if site.activation.function in records.SMOOTH]
+        refuse |= {site.id: "the data is synthetic, and slopes are fitted on real samples only" for site in smooth}
+    refuse |= {
         site.id: "its pre-activations reach -inf, which a slope of 0 would turn into NaN"
         for site in before.sites
         if site.saw_negative_infinity
     }
-    planner, nones = _planner(model, dataset, before)
+    planner, nones = _planner(model, dataset, before, converts)
     inplace: set[str] = set()
     route: set[str] = set()
     while True:
@@ -53,11 +71,11 @@ def operate_and_prove(
             return surgery, {owner: names for owner, names in nones.items() if owner in plan.rewritten}
         harmful = set() if kept.equal else _harmful(model, dataset, alpha_shape, nones, plan)
         if not harmful and not idle:
-            raise moved("putting PReLUs with slopes of 0", kept)
+            raise moved("putting PReLUs in place", kept)
         refuse |= dict.fromkeys(idle & route, "the PReLU that was put in its place is never called")
         refuse |= dict.fromkeys(harmful & (inplace | route), "a PReLU in its place moves the output")
-        # What a call overwrites may be read again, a graph knows nothing of autocast, and who calls a module may hold it
-        # elsewhere too: next, these calls go on as they did.
+        # What a call overwrites may be read again, a graph knows nothing of autocast, and a module may be called from a
+        # plain list that still holds it: next, these calls go on as they did.
         swapped = {recipe.site for recipe in plan.recipes if recipe.places[0].how == "swap"}
         inplace |= harmful & swapped
         route |= (harmful - swapped) | idle
@@ -82,13 +100,25 @@ def _example(model: nn.Module, dataset: Dataset) -> Batch:
     return dataset.first().take(slice(0, 2)).to(device_of(model))
 
 
-def _planner(model: nn.Module, dataset: Dataset, before: Scan) -> tuple[Planner, dict[str, list[str]]]:
+def _no_slope(site: FoundSite, model: nn.Module, alpha_range: tuple[float, float] | None) -> str:
+    """Why no PReLU of the model can have the slope of a LeakyReLU, or an empty string."""
+    slope = site.activation.slope
+    if slope is None:
+        return ""
+    if alpha_range and not alpha_range[0] <= slope <= alpha_range[1]:
+        return f"its slope {slope:g} lies outside --alpha-range {alpha_range[0]:g},{alpha_range[1]:g}"
+    return "" if holds_exactly(slope, model) else f"the model's precision rounds its slope {slope:g}"
+
+
+def _planner(
+    model: nn.Module, dataset: Dataset, before: Scan, converts: Collection[records.Function]
+) -> tuple[Planner, dict[str, list[str]]]:
     """The planner of a scanned model, and the arguments that are None, of every forward that it may rewrite."""
     probe = before.probe
     owners = {call.position.owner for call in probe.graph.activations() if call.position}
     candidates = [owner for owner in sorted(owners) if not owner.startswith("<") and _is_python(model, owner)]
     nones = none_arguments(model, _example(model, dataset), candidates)
-    return Planner(model, probe.graph, probe.sites, nones), nones
+    return Planner(model, probe.graph, probe.sites, nones, converts), nones
 
 
 def _is_python(model: nn.Module, owner: str) -> bool:
@@ -109,7 +139,9 @@ def _harmful(
     """The sites that move the output when they alone are converted."""
     harmful = set()
     for recipe in plan.recipes:
-        alone = operate(model, SurgeryPlan([recipe]), alpha_shape=alpha_shape, none_arguments=nones)
+        alone = operate(
+            model, replace(plan, recipes=[recipe], declined={}), alpha_shape=alpha_shape, none_arguments=nones
+        )
         if not compare_outputs(model, alone.model, iter([dataset.first()]), promised=True).equal:
             harmful.add(recipe.site)
     return harmful

@@ -8,7 +8,7 @@ import msgspec
 
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, is_plain_name
-from prelu_doctor.records import Record
+from prelu_doctor.records import Function, Record
 from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape
 
 RECIPE_VERSION: Final = 1
@@ -58,6 +58,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     """By rewritten owner: arguments of its forward that were None, and were traced as None."""
     options: dict[str, str | int | float | bool | None]
     """The treatment's options, for the reader."""
+    functions: tuple[Function, ...] = ("relu", "relu6", "prelu", "leaky_relu")
+    """What counted as an activation: the calls of a forward are numbered by it."""
     weights_sha256: str = ""
     """Of the weights file beside it, where the recipe is a file of its own."""
 

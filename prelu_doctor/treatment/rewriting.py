@@ -7,7 +7,7 @@ not matter. Its forward is then the traced graph with those calls replaced; clas
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import fx, nn
 
 from prelu_doctor.escaping import escaped, is_plain_name
-from prelu_doctor.sites.activations import Activation, is_activation_module
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import RECOGNISED, Activation, is_activation_module
 from prelu_doctor.treatment.function_calls import rectifier_of
 
 
@@ -36,7 +37,12 @@ def check_python(owner: nn.Module) -> None:
 
 
 def rewrite_forward(
-    owner: nn.Module, replacements: Mapping[int, tuple[str, nn.Module]], *, of: int, none_arguments: Sequence[str] = ()
+    owner: nn.Module,
+    replacements: Mapping[int, tuple[str, nn.Module]],
+    *,
+    of: int,
+    none_arguments: Sequence[str] = (),
+    functions: Collection[Function] = RECOGNISED,
 ) -> None:
     """Replaces activation calls that a module's own forward makes.
 
@@ -45,21 +51,26 @@ def rewrite_forward(
         replacements: By rank of the activation call in one run of the forward: name and module to put there.
         of: How many activation calls one run of the forward makes.
         none_arguments: Arguments of the forward that are None whenever the model runs.
+        functions: What counts as an activation.
 
     Raises:
         CannotRewriteError: `torch.fx` cannot trace the forward, or shows other calls than the forward makes. The owner
             is unchanged.
     """
-    graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments)
+    graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments, functions=functions)
     for rank, (name, module) in replacements.items():
         setattr(owner, name, module)  # add_module asks hasattr, which a __getattr__ may answer for any name
-        _replace(owner, graph, nodes[rank], name)
+        _replace(owner, graph, nodes[rank], name, functions)
     graph.lint()
     _set_forward(owner, graph)
 
 
 def traced_activations(
-    owner: nn.Module, *, of: int, none_arguments: Sequence[str] = ()
+    owner: nn.Module,
+    *,
+    of: int,
+    none_arguments: Sequence[str] = (),
+    functions: Collection[Function] = RECOGNISED,
 ) -> tuple[fx.Graph, list[fx.Node]]:
     """A module's own forward as a graph, and the activation calls in it, in the order they run.
 
@@ -67,6 +78,7 @@ def traced_activations(
         owner: The module; it is left as it is.
         of: How many activation calls one run of the forward makes.
         none_arguments: Arguments of the forward that are None whenever the model runs.
+        functions: What counts as an activation.
 
     Raises:
         CannotRewriteError: The forward cannot be traced faithfully.
@@ -77,7 +89,7 @@ def traced_activations(
     odd = [node.target for node in graph.nodes if isinstance(node.target, str) and not is_plain_name(node.target)]
     if odd:
         raise CannotRewriteError(f"a name in it is not fit for code: {escaped(odd[0])}")
-    nodes = [node for node in graph.nodes if _is_activation(owner, node)]
+    nodes = [node for node in graph.nodes if _is_activation(owner, node, functions)]
     if len(nodes) != of:
         raise CannotRewriteError(f"its traced forward shows {len(nodes)} activation calls, its run made {of}")
     return graph, nodes
@@ -187,33 +199,35 @@ def _modes() -> tuple[object, ...]:
     return (*grad, *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")))
 
 
-def _is_activation(owner: nn.Module, node: fx.Node) -> bool:
+def _is_activation(owner: nn.Module, node: fx.Node, functions: Collection[Function]) -> bool:
     if node.op == "call_module":
-        return is_activation_module(owner.get_submodule(str(node.target)))
-    return _called(node) is not None
+        return is_activation_module(owner.get_submodule(str(node.target)), functions)
+    return _called(node, functions) is not None
 
 
-def _called(node: fx.Node) -> Activation | None:
+def _called(node: fx.Node, functions: Collection[Function]) -> Activation | None:
     """The activation that a call of a function or method is, or None."""
-    return rectifier_of(node.target, node.args, node.kwargs) if node.op in ("call_function", "call_method") else None
+    if node.op not in ("call_function", "call_method"):
+        return None
+    return rectifier_of(node.target, node.args, node.kwargs, functions)
 
 
-def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> None:
+def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str, functions: Collection[Function]) -> None:
     source = next(argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, fx.Node))
     with graph.inserting_after(node):
         prelu = graph.call_module(name, (source,))
     node.replace_all_uses_with(prelu)
-    if _works_in_place(owner, node):
+    if _works_in_place(owner, node, functions):
         # Whoever reads the input after an in-place call reads the activation's output.
         later = _nodes_after(graph, prelu)
         source.replace_all_uses_with(prelu, delete_user_cb=lambda user: user in later)
     graph.erase_node(node)
 
 
-def _works_in_place(owner: nn.Module, node: fx.Node) -> bool:
+def _works_in_place(owner: nn.Module, node: fx.Node, functions: Collection[Function]) -> bool:
     if node.op == "call_module":
         return bool(getattr(owner.get_submodule(str(node.target)), "inplace", False))
-    called = _called(node)
+    called = _called(node, functions)
     return called is not None and called.in_place
 
 

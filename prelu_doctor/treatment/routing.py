@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import RECOGNISED
 from prelu_doctor.sites.locations import functions_of, located, names_of
 from prelu_doctor.treatment.function_calls import rectifier_of
 from prelu_doctor.treatment.rewriting import CannotRewriteError, check_python
@@ -53,12 +55,13 @@ def check_routable(owner: nn.Module) -> None:
         raise CannotRewriteError("it is a graph module, which is copied without its class")
 
 
-def route_forward(owner: nn.Module, routes: Sequence[Route]) -> None:
+def route_forward(owner: nn.Module, routes: Sequence[Route], functions: Collection[Function] = RECOGNISED) -> None:
     """Sends activation calls that a module's own forward makes to its children.
 
     Args:
         owner: The module; its class becomes a subclass of its own, in place.
         routes: Which calls go where. A call at any other place stays what it is.
+        functions: What counts as an activation.
 
     Raises:
         CannotRewriteError: The module's forward is not Python code of its class.
@@ -68,7 +71,7 @@ def route_forward(owner: nn.Module, routes: Sequence[Route]) -> None:
     table = _Table.of(routes)
 
     def routed(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with _Router(self, table):
+        with _Router(self, table, functions):
             return plain.forward(self, *args, **kwargs)
 
     @functools.wraps(plain.forward)
@@ -113,8 +116,9 @@ class _Table:
 class _Router(TorchFunctionMode):
     """Active while one run of the owner's forward lasts."""
 
-    def __init__(self, owner: nn.Module, table: _Table) -> None:
+    def __init__(self, owner: nn.Module, table: _Table, functions: Collection[Function]) -> None:
         super().__init__()
+        self._functions = functions
         self._owner = owner
         self._table = table
         self._turns: Counter[str] = Counter()
@@ -124,7 +128,7 @@ class _Router(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         fused = _FUSED.get(getattr(func, "__name__", ""))
-        activation = None if fused else rectifier_of(func, args, kwargs)
+        activation = None if fused else rectifier_of(func, args, kwargs, self._functions)
         if not fused and (activation is None or not _is_floating(args, kwargs)):
             return func(*args, **kwargs)
         owner, location = located(sys._getframe(1))

@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from prelu_doctor.records import Record
+from prelu_doctor.records import SMOOTH, Record
+from prelu_doctor.sites.activations import Activation
 from prelu_doctor.treatment.prelu import AxisPReLU
+from prelu_doctor.treatment.stand_in import StandIn
 
 AlphaShape = Literal["channel", "site", "tied"]
 
@@ -43,6 +45,31 @@ def build_prelu(shape: SlopeShape, slope: float, like: nn.Module) -> nn.PReLU:
         module = AxisPReLU(shape.count, axis=shape.axis, ceiling=shape.ceiling, init=slope, inplace=shape.inplace)
     dtype, device = dtype_and_device(like)
     return module.to(dtype=dtype, device=device)
+
+
+def first_module(activation: Activation, shape: SlopeShape, slope: float, like: nn.Module) -> nn.PReLU:
+    """The module that takes a site's place without moving the output.
+
+    Args:
+        activation: What stands there.
+        shape: Number and axis of the slopes.
+        slope: Their value, where the activation has none of its own.
+        like: The model, whose first floating-point parameter tells dtype and device.
+
+    Returns:
+        A PReLU, which has the slope of a LeakyReLU; for a smooth activation a stand-in until its slopes are fitted.
+    """
+    if activation.function in SMOOTH:
+        dtype, device = dtype_and_device(like)
+        return StandIn(activation, inplace=shape.inplace).to(dtype=dtype, device=device)
+    return build_prelu(shape, slope if activation.slope is None else activation.slope, like)
+
+
+def holds_exactly(slope: float, like: nn.Module) -> bool:
+    """True where a PReLU of the model's dtype has this very slope: a LeakyReLU computes with it in float32 at least."""
+    dtype, _ = dtype_and_device(like)
+    wide = torch.promote_types(dtype, torch.float32)
+    return float(torch.tensor(slope, dtype=dtype)) == float(torch.tensor(slope, dtype=wide))
 
 
 def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:

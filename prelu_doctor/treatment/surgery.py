@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from prelu_doctor.sites.activations import is_activation_module
+from prelu_doctor.records import Function
+from prelu_doctor.sites.activations import RECOGNISED, is_activation_function, is_activation_module
 from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.treatment.recipe import Place, SiteRecipe
 from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward
 from prelu_doctor.treatment.routing import Route, route_forward
-from prelu_doctor.treatment.slopes import AlphaShape, build_prelu
-from prelu_doctor.treatment.surgery_plan import SurgeryPlan, rectifies
+from prelu_doctor.treatment.slopes import AlphaShape, build_prelu, first_module
+from prelu_doctor.treatment.surgery_plan import SurgeryPlan
 
 
 @dataclass
@@ -39,6 +40,11 @@ class Surgery:
         assert isinstance(prelu, nn.PReLU)
         return prelu
 
+    def put(self, site: str, prelu: nn.PReLU) -> None:
+        """Puts another PReLU at a converted site, wherever its PReLU stands now."""
+        recipe = next(recipe for recipe in self.done if recipe.site == site)
+        _put(self.model, recipe.places[0].module, prelu)
+
 
 def operate(
     model: nn.Module,
@@ -48,7 +54,7 @@ def operate(
     slope: float = 0.0,
     none_arguments: Mapping[str, Sequence[str]] | None = None,
 ) -> Surgery:
-    """Replaces the ReLUs and ReLU6s of a model by PReLUs.
+    """Replaces the activations of a model by PReLUs; a smooth one by a stand-in that computes it.
 
     Args:
         model: The model; it is left as it is.
@@ -61,7 +67,14 @@ def operate(
         The operated copy, and what was declined.
     """
     surgery = Surgery(copy_of(model), declined=dict(plan.declined))
-    apply_recipes(surgery, plan.recipes, alpha_shape=alpha_shape, slope=slope, none_arguments=none_arguments or {})
+    apply_recipes(
+        surgery,
+        plan.recipes,
+        alpha_shape=alpha_shape,
+        none_arguments=none_arguments or {},
+        functions=plan.functions,
+        build=lambda recipe: first_module(plan.activations[recipe.site], recipe.shape, slope, surgery.model),
+    )
     return surgery
 
 
@@ -77,53 +90,65 @@ def apply_recipes(
     recipes: Iterable[SiteRecipe],
     *,
     alpha_shape: AlphaShape,
-    slope: float,
     none_arguments: Mapping[str, Sequence[str]],
+    functions: Collection[Function] = RECOGNISED,
+    build: Callable[[SiteRecipe], nn.PReLU] | None = None,
 ) -> None:
     """Carries out recipes on the surgery's model.
+
+    Args:
+        surgery: The model, with the sites that are declined already.
+        recipes: What to do.
+        alpha_shape: `tied` where all sites share one slope.
+        none_arguments: By owner path, arguments of its forward that are None whenever the model runs.
+        functions: What counted as an activation when the recipes were made: calls in a forward are numbered by it.
+        build: Makes what is put at a site; a PReLU with slopes of 0 where None.
 
     Raises:
         CannotRewriteError: They were made for another model.
     """
+    build = build or (lambda recipe: build_prelu(recipe.shape, 0.0, surgery.model))
     shared: nn.Parameter | None = None
     rewrites: dict[str, list[tuple[Place, nn.PReLU]]] = defaultdict(list)
-    routes: dict[str, list[tuple[Place, nn.PReLU]]] = defaultdict(list)
+    routed: dict[str, list[tuple[Place, nn.PReLU]]] = defaultdict(list)
     for recipe in recipes:
-        prelu = build_prelu(recipe.shape, slope, surgery.model)
+        prelu = build(recipe)
         if alpha_shape == "tied":
             shared = shared if shared is not None else prelu.weight
             prelu.weight = shared
         surgery.done.append(recipe)
         for place in recipe.places:
             if place.how == "swap":
-                _put(surgery.model, place.module, prelu)
+                _put(surgery.model, place.module, prelu, functions)
             else:
-                (rewrites if place.how == "rewrite" else routes)[place.owner].append((place, prelu))
+                (rewrites if place.how == "rewrite" else routed)[place.owner].append((place, prelu))
     for path, group in rewrites.items():
         owner = surgery.model.get_submodule(path)
         replacements = {place.rank: (_name(place), prelu.train(owner.training)) for place, prelu in group}
         of = group[0][0].of
-        rewrite_forward(owner, replacements, of=of, none_arguments=none_arguments.get(path, ()))
-    for path, group in routes.items():
+        nones = none_arguments.get(path, ())
+        rewrite_forward(owner, replacements, of=of, none_arguments=nones, functions=functions)
+    for path, group in routed.items():
         owner = surgery.model.get_submodule(path)
         for place, prelu in group:
             setattr(owner, _name(place), prelu.train(owner.training))
-        route_forward(owner, [Route(place.location, place.turn, place.turns, _name(place)) for place, _ in group])
+        routes = [Route(place.location, place.turn, place.turns, _name(place)) for place, _ in group]
+        route_forward(owner, routes, functions)
 
 
 def _name(place: Place) -> str:
     return place.module.rpartition(".")[2]
 
 
-def _put(model: nn.Module, path: str, prelu: nn.PReLU) -> None:
+def _put(model: nn.Module, path: str, prelu: nn.PReLU, functions: Collection[Function] = RECOGNISED) -> None:
     """Puts a PReLU where an activation is, under each of its names."""
     parent, _, name = path.rpartition(".")
     current = getattr(model.get_submodule(parent), name)
-    if rectifies(current):
+    if is_activation_function(current, functions):
         owner = model.get_submodule(parent)
         _set(owner, name, prelu.train(owner.training))
         return
-    if not is_activation_module(current):
+    if not is_activation_module(current, functions):
         raise CannotRewriteError(f"{path} is no activation")
     prelu.train(current.training)
     vars(prelu).update({key: value for key, value in vars(current).items() if key.endswith(_HOOKS)})

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
-from prelu_doctor.records import replace
+from prelu_doctor.records import Function, replace
+from prelu_doctor.sites.activations import CONVERTED, LEAKY, RECOGNISED, RECTIFIERS, Activation, is_activation_function
 from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.sites.find import FoundSite, Sites
 from prelu_doctor.sites.graph import Call, Graph
@@ -21,9 +20,6 @@ from prelu_doctor.treatment.rewriting import CannotRewriteError, traced_activati
 from prelu_doctor.treatment.routing import check_routable
 from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, dtype_and_device
 
-RECTIFYING_FUNCTIONS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_)
-"""What a module may hold in an attribute where another one holds an activation module."""
-
 
 @dataclass
 class SurgeryPlan:
@@ -32,10 +28,14 @@ class SurgeryPlan:
     Attributes:
         recipes: The sites to convert.
         declined: By site id why others are not.
+        activations: By site id what stands there.
+        functions: What counts as an activation: the calls of a forward are numbered by it.
     """
 
     recipes: list[SiteRecipe] = field(default_factory=list)
     declined: dict[str, str] = field(default_factory=dict)
+    activations: dict[str, Activation] = field(default_factory=dict)
+    functions: Collection[Function] = RECOGNISED
 
     @property
     def rewritten(self) -> set[str]:
@@ -51,15 +51,22 @@ class Planner:
         graph: Its first traced forward.
         sites: The sites found in it and in later ones.
         none_arguments: By path of a module, arguments of its forward that are None whenever the model runs.
+        converts: The functions to replace.
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, sites: Sites, none_arguments: Mapping[str, Sequence[str]]
+        self,
+        model: nn.Module,
+        graph: Graph,
+        sites: Sites,
+        none_arguments: Mapping[str, Sequence[str]],
+        converts: Collection[Function] = CONVERTED,
     ) -> None:
         self._model = model
         self._graph = graph
         self._sites = sites
         self._nones = none_arguments
+        self._converts = frozenset(converts)
         self._runs = _activation_runs(graph)
         self._served = _sites_served(sites.found)
         self._untraceable: dict[str, str] = {}
@@ -80,9 +87,10 @@ class Planner:
             inplace: Sites whose PReLU is to overwrite its input, as their activation did.
             route: Sites whose calls are to be routed, although they could be replaced otherwise.
         """
-        plan = SurgeryPlan(declined=dict(refuse or {}))
+        activations = {site.id: site.activation for site in self._sites.found}
+        plan = SurgeryPlan([], dict(refuse or {}), activations, self._graph.functions)
         for site in self._sites.found:
-            reason = plan.declined.get(site.id) or _not_for_surgery(site)
+            reason = plan.declined.get(site.id) or _not_for_surgery(site, self._converts)
             if reason:
                 plan.declined[site.id] = reason
         left = [site for site in self._sites.found if site.id not in plan.declined]
@@ -107,9 +115,10 @@ class Planner:
         if module is not None:
             return [Place(how="swap", owner=owner, module=module)] if self._is_alone(site, module) else []
         only_call = self._runs[owner] == {1} and self._owners(site) == {owner}
-        if not only_call or _is_unregistered(owner):
+        if not only_call or _is_unregistered(owner) or not _takes_one_argument(site):
             return []
-        held = [name for name, value in vars(self._model.get_submodule(owner)).items() if rectifies(value)]
+        values = vars(self._model.get_submodule(owner)).items()
+        held = [name for name, value in values if is_activation_function(value, self._graph.functions)]
         return [Place(how="swap", owner=owner, module=_inside(owner, held[0]))] if len(held) == 1 else []
 
     def _is_alone(self, site: FoundSite, module: str) -> bool:
@@ -154,7 +163,8 @@ class Planner:
             (of,) = self._runs[owner]
             try:
                 module = self._model.get_submodule(owner)
-                traced_activations(module, of=of, none_arguments=self._nones.get(owner, ()))
+                nones = self._nones.get(owner, ())
+                traced_activations(module, of=of, none_arguments=nones, functions=self._graph.functions)
                 self._untraceable[owner] = ""
             except CannotRewriteError as error:
                 self._untraceable[owner] = str(error)
@@ -215,19 +225,24 @@ class Planner:
 _FUSED = tuple(f">{name}" for name in FUSED)
 
 
-def rectifies(value: object) -> bool:
-    """True for a function that a module may hold where another one holds an activation module."""
-    return any(value is function for function in RECTIFYING_FUNCTIONS)
+def _takes_one_argument(site: FoundSite) -> bool:
+    """False where a function is given more than its input, as in `act(x, 0.2)`: a module would not take that."""
+    if site.activation.function in RECTIFIERS:
+        return True
+    return all(len(call.args) == 1 and not call.kwargs for call in site.calls) and not site.activation.in_place
 
 
 def _is_unregistered(path: str) -> bool:
     return path.startswith("<")
 
 
-def _not_for_surgery(site: FoundSite) -> str:
+def _not_for_surgery(site: FoundSite, converts: frozenset[Function]) -> str:
     """Why a site keeps its activation, or an empty string."""
-    if site.activation.function in ("prelu", "leaky_relu"):
-        return f"it is a {site.activation.function} already, with a negative side of its own"
+    function = site.activation.function
+    if function == "prelu" or function in LEAKY - converts:
+        return f"it is a {function} already, with a negative side of its own"
+    if function not in converts:
+        return f"it is a {function}, and --activations does not name it"
     if site.position.module == "":
         return "the model itself is the activation; there is no module to put a PReLU into"
     return ""

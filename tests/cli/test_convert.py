@@ -54,6 +54,47 @@ def test_the_recipe_stands_in_the_metadata_with_the_source_and_the_options(conve
     assert (recipe["options"]["seed"], recipe["options"]["steps"]) == (7, 0)
 
 
+def test_activations_of_other_kinds_are_fitted_where_they_are_named(command, ward: Path, tmp_path: Path):
+    gelu = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3)).eval()
+    torch.save(gelu, tmp_path / "gelu.pt")
+    options = [
+        "--data",
+        ward / "data.safetensors",
+        "-o",
+        tmp_path / "out.safetensors",
+        "--steps",
+        0,
+        "--format",
+        "json",
+    ]
+    report = json.loads(command("convert", tmp_path / "gelu.pt", "--activations", "relu, gelu", *options).stdout)
+    (change,) = report["changes"]
+    assert 0 < change["fit"]["residual"] < 1
+    assert load_file(tmp_path / "out.safetensors")["1.weight"].tolist() == pytest.approx(
+        change["fit"]["slopes"]["values"]
+    )
+    assert (report["preservation"]["promised"], report["preservation"]["equal"]) == (False, False)
+    assert report["preservation"]["rms_change"] > 0
+    assert report["before_fitting"]["equal"]
+    recipe = recipe_of(tmp_path / "out.safetensors")
+    assert recipe["options"]["activations"] == "relu,gelu"
+    assert "gelu" in recipe["functions"]
+
+
+def test_without_a_smooth_activation_nothing_is_fitted(convert):
+    report, slopes = convert("--steps", 0, "--activations", "relu")
+    assert (report["changes"][0]["fit"], report["before_fitting"], len(slopes)) == (None, None, 8)
+
+
+@pytest.mark.parametrize("names", ["bogus", "relu,bogus", ""])
+def test_an_unknown_activation_is_one_error_with_the_known_ones(command, ward: Path, tmp_path: Path, names: str):
+    result = command("convert", ward / "mlp.pt", "-o", tmp_path / "out.safetensors", "--activations", names)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --activations names '")
+    assert "relu, relu6, leaky_relu, gelu, silu, hardswish" in result.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_the_keys_are_those_of_a_prelu_written_by_hand(convert, tmp_path: Path):
     convert("--steps", 0)
     by_hand = nn.ModuleDict({"fc1": nn.Linear(4, 8), "relu": nn.PReLU(8), "fc2": nn.Linear(8, 3)})

@@ -11,6 +11,7 @@ from record_examples import (
     a_check_report,
     a_converted_cnn,
     a_dying_cnn,
+    a_fitted_cnn,
     a_model,
     a_parity_check,
     a_parity_report,
@@ -31,6 +32,7 @@ PAGES = {
     "scan": a_dying_cnn(),
     "scan_synthetic": a_dying_cnn(data=NOISE),
     "convert": a_converted_cnn(),
+    "convert_fitted": a_fitted_cnn(),
     "parity": a_parity_report(),
     "check": a_check_report(),
 }

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from sites.made import Made, found_in, ids_in, noise
 from torch import nn
 
-from prelu_doctor.sites.activations import activation_of
+from prelu_doctor.data.batches import Batch
+from prelu_doctor.sites.activations import RECOGNISED, activation_of
+from prelu_doctor.sites.find import find_sites
+from prelu_doctor.sites.trace import trace
 
 X = noise(2, 3)
 
@@ -36,9 +39,16 @@ RECTIFIERS = {
     "clamp(0, 6)": (lambda x: x.clamp(0, 6), "relu6"),
     "clamp(max=6, min=0)": (lambda x: x.clamp(max=6, min=0), "relu6"),
     "clip(0, 6)": (lambda x: torch.clip(x, 0, 6), "relu6"),
+    "F.relu(clamp without a limit)": (lambda x: x.clamp(0, float("inf")), "relu"),
+    "hardtanh(0, 1)": (lambda x: F.hardtanh(x, 0, 1), "clamp"),
+    "hardtanh_(0, 20)": (lambda x: F.hardtanh_(x, 0, 20), "clamp"),
+    "clamp(0, 1.0)": (lambda x: x.clamp(0, 1.0), "clamp"),
+    "clamp_(0.0, 2.5)": (lambda x: x.clamp_(0.0, 2.5), "clamp"),
     "leaky_relu": (lambda x: F.leaky_relu(x, 0.2), "leaky_relu"),
     "leaky_relu_": (lambda x: F.leaky_relu(x, 0.2, inplace=True), "leaky_relu"),
     "prelu": (lambda x: F.prelu(x, torch.ones(1)), "prelu"),
+    "rrelu": (F.rrelu, "rrelu"),
+    "rrelu(inplace)": (lambda x: F.rrelu(x, 0.1, 0.3, inplace=True), "rrelu"),
 }
 
 OTHERS = {
@@ -51,7 +61,9 @@ OTHERS = {
     "clamp(min=tensor of several)": lambda x: x.clamp(min=torch.zeros(3)),
     "clip(-1)": lambda x: x.clip(-1),
     "hardtanh()": F.hardtanh,
-    "hardtanh(0, 1)": lambda x: F.hardtanh(x, 0, 1),
+    "hardtanh(-1, 0)": lambda x: F.hardtanh(x, -1, 0),
+    "clamp(0, tensor)": lambda x: x.clamp(torch.tensor(0.0), torch.tensor(1.0)),
+    "rrelu(training)": lambda x: F.rrelu(x, training=True),
     "threshold(1, 0)": lambda x: F.threshold(x, 1, 0),
     "threshold(0, 1)": lambda x: F.threshold(x, 0, 1),
     "threshold(0, -1)": lambda x: F.threshold(x, 0, -1),
@@ -101,9 +113,103 @@ def test_the_slope_of_a_leaky_relu_is_kept():
     assert activation_of("relu", (X,), {}).slope is None
 
 
-def test_only_relu6_has_a_ceiling():
+def test_the_slope_of_an_rrelu_is_the_mean_of_its_range():
+    assert activation_of("rrelu", (X, 0.1, 0.3), {}).slope == 0.2
+
+
+def test_a_ceiling_is_kept():
     assert activation_of("relu6", (X,), {}).ceiling == 6
+    assert activation_of("hardtanh", (X, 0, 20), {}).ceiling == 20
     assert activation_of("relu", (X,), {}).ceiling is None
+
+
+SMOOTH_CALLS = {
+    "F.gelu": (F.gelu, "gelu"),
+    "F.gelu(tanh)": (lambda x: F.gelu(x, approximate="tanh"), "gelu"),
+    "torch.ops.aten.gelu": (torch.ops.aten.gelu, "gelu"),
+    "F.silu": (F.silu, "silu"),
+    "F.silu(inplace)": (lambda x: F.silu(x, inplace=True), "silu"),
+    "F.hardswish": (F.hardswish, "hardswish"),
+    "F.hardswish(inplace)": (lambda x: F.hardswish(x, inplace=True), "hardswish"),
+}
+
+
+@pytest.mark.parametrize("spelling", SMOOTH_CALLS)
+def test_a_smooth_activation_is_a_site_where_it_was_asked_for(spelling):
+    function = SMOOTH_CALLS[spelling][1]
+    model = Made(lambda m, x: SMOOTH_CALLS[spelling][0](m.fc(x)), fc=nn.Linear(3, 4))
+    graph = trace(model, Batch(args=(X,)), functions=RECOGNISED | {function})
+    assert [(site.id, site.units) for site in find_sites(model, graph).found] == [(f":{function}#1", 4)]
+    assert not found_in(model, X)[1].found
+
+
+def test_the_way_a_gelu_is_computed_is_kept():
+    gelu = activation_of("gelu", (X,), {"approximate": "tanh"}, {"gelu"})
+    assert gelu.approximate == "tanh"
+
+
+def test_two_leaky_relus_of_one_layer_with_different_slopes_are_two_sites():
+    model = Made(lambda m, x: F.leaky_relu(h := m.fc(x), 0.1) + F.leaky_relu(h, 0.2), fc=nn.Linear(3, 4))
+    assert ids_in(model, X) == [":leaky_relu#1", ":leaky_relu#2"]
+
+
+WRITTEN_OUT = {
+    "maximum(x, 0)": lambda m, x: torch.maximum(x, torch.zeros_like(x)),
+    "max(x, 0)": lambda m, x: torch.max(torch.zeros(1), x),
+    "fmax(x, 0)": lambda m, x: torch.fmax(x, torch.tensor(0.0)),
+    "maximum(x, 0) ": lambda m, x: torch.maximum(x, m.nought),
+    "where(x > 0, x, 0)": lambda m, x: torch.where(x > 0, x, 0.0),
+    "where(x > 0, x, 0) ": lambda m, x: torch.where(x >= 0, x, torch.zeros_like(x)),
+    "where(x < 0, 0, x)": lambda m, x: torch.where(x < 0, 0.0, x),
+    "x * (x > 0)": lambda m, x: x * (x > 0),
+    "x * (x > 0) ": lambda m, x: (x > 0).float() * x,
+    "masked_fill(x, x < 0, 0)": lambda m, x: x.masked_fill(x < 0, 0.0),
+    "masked_fill(x, x < 0, 0) ": lambda m, x: x.masked_fill_(x <= 0, 0),
+    "x[x < 0] = 0": lambda m, x: (x.__setitem__(x < 0, 0), x)[1],
+}
+
+
+@pytest.mark.parametrize("spelling", WRITTEN_OUT)
+def test_a_rectifier_put_together_from_other_operations_is_listed_with_its_line(spelling):
+    model = Made(lambda m, x: WRITTEN_OUT[spelling](m, m.fc(x)), fc=nn.Linear(3, 4), nought=torch.zeros(1))
+    sites = found_in(model, X)[1]
+    (entry,) = sites.unresolved
+    assert not sites.found
+    assert entry.reason.startswith("test_activations.py:")
+    assert f"a rectifier written as {spelling.strip()} is neither counted" in entry.reason
+
+
+def test_a_written_out_rectifier_in_a_loop_is_listed_once_and_does_not_number_other_calls():
+    def run(m, x):
+        for _ in range(3):
+            x = x * (x > 0)
+        return F.relu(m.fc(x))
+
+    graph, sites = found_in(Made(run, fc=nn.Linear(3, 4)), X)
+    assert len(sites.unresolved) == 1
+    assert [call.position.rank for call in graph.activations()] == [0]
+
+
+LOOKALIKES = {
+    "maximum of two signals": lambda m, x: torch.maximum(x, x.flip(0)),
+    "maximum with a parameter": lambda m, x: torch.maximum(x, m.threshold),
+    "maximum with ones": lambda m, x: torch.maximum(x, torch.ones_like(x)),
+    "maximum of integers": lambda m, x: torch.maximum((9 * x).long(), torch.zeros(1, dtype=torch.long)),
+    "where of another signal": lambda m, x: torch.where(x.flip(0) > 0, x, 0.0),
+    "where of the negative side": lambda m, x: torch.where(x < 0, x, 0.0),
+    "a gate of another signal": lambda m, x: x * (x.flip(0) > 0),
+    "a gate at 1": lambda m, x: x * (x > 1),
+    "masked_fill of large values": lambda m, x: x.masked_fill(x > 0, 0.0),
+    "masked_fill with -1": lambda m, x: x.masked_fill(x < 0, -1.0),
+}
+
+
+@pytest.mark.parametrize("spelling", LOOKALIKES)
+def test_what_only_looks_like_a_written_out_rectifier_is_not_listed(spelling):
+    model = Made(
+        lambda m, x: LOOKALIKES[spelling](m, m.fc(x)), fc=nn.Linear(3, 4), threshold=nn.Parameter(torch.zeros(1))
+    )
+    assert not found_in(model, X)[1].unresolved
 
 
 @pytest.mark.parametrize(

@@ -172,10 +172,10 @@ def test_a_revival_that_moves_the_output_is_taken_back(monkeypatch: pytest.Monke
 
 
 def test_a_site_whose_prelu_moves_the_output_keeps_its_relu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prelu_doctor.treatment import surgery
+    from prelu_doctor.treatment import slopes
 
-    build = surgery.build_prelu
-    monkeypatch.setattr(surgery, "build_prelu", lambda shape, slope, like: build(shape, 0.25, like))
+    build = slopes.build_prelu
+    monkeypatch.setattr(slopes, "build_prelu", lambda shape, slope, like: build(shape, 0.25, like))
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
     treated = treat(model, dataset_of(gaussian(8, 4)), Treatment(training=UNTRAINED))
     assert treated.changes[0].declined == "a PReLU in its place moves the output"

@@ -215,6 +215,26 @@ class TestRefused:
         save_file(load_file(path), path, {"format": "pt", RECIPE_KEY: json.dumps(recipe)})
 
 
+def test_a_recipe_of_before_other_activations_could_be_converted_numbers_calls_as_it_did() -> None:
+    text = json.dumps(
+        {
+            "tool_version": "0.1.0",
+            "source_sha256": "",
+            "alpha_shape": "channel",
+            "sites": [],
+            "none_arguments": {},
+            "options": {},
+        }
+    )
+    assert decode_recipe(text).functions == ("relu", "relu6", "prelu", "leaky_relu")
+
+
+def test_a_recipe_that_names_an_unknown_function_is_refused() -> None:
+    recipe = Recipe(tool_version="1", source_sha256="", alpha_shape="site", sites=[], none_arguments={}, options={})
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        decode_recipe(encode_recipe(recipe).replace("leaky_relu", "tanh"))
+
+
 def test_a_recipe_survives_its_text() -> None:
     recipe = Recipe(
         tool_version="1",

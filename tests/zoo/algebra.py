@@ -177,8 +177,6 @@ class FunctionalOnOutput(Odd):
 class ClampByTensor(_Wide):
     """clamp(min=tensor(0.))."""
 
-    not_yet = {"converted": "a bound that is a tensor is no number to torch.fx"}
-
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("floor", torch.zeros(()))
@@ -204,10 +202,6 @@ class _ByRelu(_Wide):
 class MaximumWithZeros(_ByOtherMeans):
     """torch.maximum(x, zeros)."""
 
-    not_yet = dict.fromkeys(
-        ("found", "counted", "converted"), "torch.maximum with zeros is not recognised as a rectifier"
-    )
-
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
         return self.down(torch.maximum(x, torch.zeros_like(x)))
@@ -216,10 +210,6 @@ class MaximumWithZeros(_ByOtherMeans):
 class WherePositive(_ByOtherMeans):
     """torch.where(x > 0, x, 0)."""
 
-    not_yet = dict.fromkeys(
-        ("found", "counted", "converted"), "torch.where over x > 0 is not recognised as a rectifier"
-    )
-
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
         return self.down(torch.where(x > 0, x, 0.0))
@@ -227,8 +217,6 @@ class WherePositive(_ByOtherMeans):
 
 class TimesItsSign(_ByOtherMeans):
     """x * (x > 0)."""
-
-    not_yet = dict.fromkeys(("found", "counted", "converted"), "a product with x > 0 is not recognised as a rectifier")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -261,7 +249,6 @@ class UnitCeiling(Odd):
     input_shape = (4,)
     functions = {":clamp#1": "clamp", ":clamp#2": "clamp"}
     hidden = True
-    not_yet = dict.fromkeys(("found", "converted"), "ceilings other than 6 are not recognised")
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,7 +299,6 @@ class RandomLeakyRelu(_Wide):
     expected_sites = [(":leaky_relu#1", 6)]
     functions = {":leaky_relu#1": "leaky_relu"}
     declines = {":leaky_relu#1": "leaky_relu already"}
-    not_yet = dict.fromkeys(("found", "counted", "converted"), "rrelu is not recognised")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.rrelu(self.up(x), training=self.training))

@@ -29,7 +29,6 @@ class AuxiliaryHeadInTraining(_TwoSites):
     """A head with a ReLU of its own that runs in train mode only, as GoogLeNet's do."""
 
     uncalled = ["aux_act"]
-    not_yet = {"converted": "the forward branches on self.training, and a trace keeps one side"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,8 +45,6 @@ class AuxiliaryHeadInTraining(_TwoSites):
 class ShapeBranch(_TwoSites):
     """Another way for long inputs than for short ones."""
 
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
-
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         if x.shape[0] > 1000:
@@ -58,8 +55,6 @@ class ShapeBranch(_TwoSites):
 
 class ShapeAssertion(_TwoSites):
     """An assertion and an error message about the input's shape."""
-
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def forward(self, x: Tensor) -> Tensor:
         assert x.shape[-1] == 4, f"4 features, not {x.shape[-1]}"
@@ -72,7 +67,6 @@ class DataBranch(_TwoSites):
     """Asks the data, which always answer the same here."""
 
     protected = [":relu#1"]
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.fc1(x))
@@ -87,7 +81,6 @@ class DataBranchWithRelu(Odd):
     expected_sites = [(":relu#1", 5), (":relu#2", 6)]
     input_shape = (4,)
     by_batch = True
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,8 +109,6 @@ class ScalesByItem(_TwoSites):
 class NoGradPart(_TwoSites):
     """A frozen part under torch.no_grad(): after conversion it must stay frozen."""
 
-    not_yet = {"gradients": "torch.fx drops torch.no_grad() of a forward: the frozen part thaws"}
-
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             x = F.relu(self.fc1(x))
@@ -126,8 +117,6 @@ class NoGradPart(_TwoSites):
 
 class MakesTensors(_TwoSites):
     """Tensors made within the forward, as large as the input says."""
-
-    not_yet = {"converted": "torch.fx cannot trace len() and freezes tensors that a forward makes"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.fc1(x) + torch.arange(5) / len(x.shape))
@@ -148,8 +137,6 @@ class DrawsNumbers(_TwoSites):
 class CountsItsRuns(_TwoSites):
     """Keeps a number from run to run."""
 
-    not_yet = {"converted": "a trace does not repeat what a forward sets on its module"}
-
     def __init__(self) -> None:
         super().__init__()
         self.runs = 0
@@ -162,8 +149,6 @@ class CountsItsRuns(_TwoSites):
 class CountsInABuffer(_TwoSites):
     """Keeps a number from run to run, in a buffer that it adds to."""
 
-    not_yet = {"converted": "a trace does not repeat what a forward sets on its module"}
-
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("runs", torch.zeros((), dtype=torch.long))
@@ -175,8 +160,6 @@ class CountsInABuffer(_TwoSites):
 
 class KeepsItsFeatures(_TwoSites):
     """Leaves the activations of the last run on itself, for whoever wants to look."""
-
-    not_yet = {"converted": "a trace does not repeat what a forward sets on its module"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -153,7 +153,6 @@ class InsideScript(Odd):
     expected_sites = [("block:relu#1", 5), ("act", 6)]
     input_shape = (4,)
     declines = {"block:relu#1": "script"}
-    not_yet = {"operated": "scripted modules cannot be looked into, and that raises"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +191,6 @@ class InsideGraphModule(Odd):
 
     expected_sites = [("body:relu#1", 5), ("body.act", 6)]
     input_shape = (4,)
-    not_yet = dict.fromkeys(("copied", "gradients"), "a rewritten GraphModule cannot be copied")
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,7 +218,6 @@ class InsideTransformer(Odd):
     expected_sites = [("encoder.layers.0:relu#1", 10), ("encoder.layers.1:relu#1", 10)]
     input_shape = (5, 8)
     unit_axes = {"encoder.layers.0:relu#1": 2, "encoder.layers.1:relu#1": 2}
-    not_yet = {"flags": "a PReLU in the place of a function is left in train mode"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -75,7 +75,6 @@ class ReluInGenerator(Odd):
 
     expected_sites = [(":relu#1", 5), (":relu#2", 5)]
     input_shape = (4,)
-    not_yet = {"converted": "torch.fx freezes tensors that a forward makes"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +97,6 @@ class TimeLoopOfTwoLayers(Odd):
     merged_calls = {":relu#1": 3, ":relu#2": 3}
     call_order = [":relu#1", ":relu#2"] * 3
     protected = [":relu#1", ":relu#2"]
-    not_yet = {"converted": "torch.fx cannot trace len() of an input"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +147,6 @@ class LoopOverShape(Odd):
     expected_sites = [(":relu#1", 6), (":relu#4", 7)]
     input_shape = (3, 4)
     merged_calls = {":relu#1": 3}
-    not_yet = {"converted": "torch.fx cannot trace a loop over a shape"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +166,6 @@ class LoopUntilDataSays(Odd):
     input_shape = (4,)
     merged_calls = {":relu#1": 2}
     protected = [":relu#1"]
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +186,6 @@ class LoopUntilSettled(Odd):
     input_shape = (4,)
     merged_calls = {":relu#1": 3}
     protected = [":relu#1"]
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +207,6 @@ class TreeRecursion(Odd):
     input_shape = (4, 6)
     merged_calls = {":relu#1": 3}
     protected = [":relu#1"]
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +253,6 @@ class RnnRelu(Odd):
     options: dict[str, object] = {}
     unit_axes = {"rnn:relu#1": 2}
     protected = ["rnn:relu#1"]
-    not_yet = {"converted": "nn.RNN fuses its steps into one operation"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -334,7 +327,6 @@ class RnnCellRelu(Odd):
     input_shape = (4, 3)
     merged_calls = {"cell:relu#1": 4}
     protected = ["cell:relu#1"]
-    not_yet = {"converted": "nn.RNNCell fuses its step into one operation"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -122,7 +122,6 @@ class Integers(Odd):
     input_shape = (3,)
     unit_axes = {":relu#2": 2}
     unresolved = {":relu#1": "int64"}
-    not_yet = {"converted": "torch.fx sees the ReLU on integers too, and the numbers of calls differ"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +144,6 @@ class EmptyPart(Odd):
     expected_sites = [(":relu#1", 5)]
     input_shape = (4,)
     unresolved = {":relu#2": "no units"}
-    not_yet = {"protected": "labels of an empty tensor raise"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +205,6 @@ class MixedPrecision(Odd):
 
     expected_sites = [(":relu#1", 5), (":relu#2", 6)]
     input_shape = (4,)
-    not_yet = {"operated": "every slope has the type of the first parameter, and the PReLU raises"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +223,6 @@ class Autocast(Odd):
     expected_sites = [(":relu#1", 5), ("act", 6)]
     input_shape = (4,)
     protected = [":relu#1"]
-    not_yet = {"converted": "torch.fx drops the autocast of a forward"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -102,7 +102,6 @@ class FunctionAsArgument(Odd):
 
     expected_sites = [("block:relu#1", 5)]
     input_shape = (4,)
-    not_yet = {"converted": "a function that is an argument of the forward is a placeholder to torch.fx"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +159,6 @@ class HelperBehindBranch(Odd):
 
     expected_sites = [(":relu#1", 5), (":relu#2", 6)]
     input_shape = (4,)
-    not_yet = {"converted": "torch.fx cannot trace control flow"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -290,7 +288,6 @@ class FreshRelu(_TwoLayers):
     """`nn.ReLU()(x)`: a module that is made anew at every run."""
 
     expected_sites = [("<unregistered ReLU>", 5)]
-    not_yet = {"converted": "the module does not exist before the forward runs"}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(nn.ReLU()(self.fc(x)))
@@ -360,8 +357,6 @@ class _Wrapper(nn.Module):
 class InventsAttributes(_TwoLayers):
     """A __getattr__ that has an answer to every name."""
 
-    not_yet = {"operated": "the search for a free name never ends"}
-
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -395,7 +390,6 @@ class ActivationInHook(Odd):
 
     expected_sites = [(":relu#1", 5)]
     input_shape = (4,)
-    not_yet = {"converted": "hooks of children are no part of the traced forward"}
 
     def __init__(self) -> None:
         super().__init__()

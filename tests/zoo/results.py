@@ -116,7 +116,6 @@ class AnyNumberOfInputs(Odd):
 
     expected_sites = [(":relu#1", 5)]
     input_shapes = ((4,), (4,), (4,))
-    not_yet = {"converted": "torch.fx cannot trace *inputs"}
 
     def __init__(self) -> None:
         super().__init__()

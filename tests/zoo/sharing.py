@@ -104,7 +104,6 @@ class TimeLoop(Odd):
     input_shape = (5, 3)
     merged_calls = {":relu#1": 5}
     protected = [":relu#1"]
-    not_yet = {"converted": "torch.fx cannot trace a loop over a shape"}
 
     def __init__(self) -> None:
         super().__init__()

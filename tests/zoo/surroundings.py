@@ -106,7 +106,6 @@ class TrainingBranch(Odd):
 
     expected_sites = [(":relu#1", 5), ("act", 6)]
     input_shape = (3,)
-    not_yet = {"converted": "the forward branches on self.training, and a trace keeps one side"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -161,7 +161,6 @@ class BareParameters(Odd):
 
     expected_sites = [(":relu#1", 5), (":relu#2", 6), (":relu#3", 7)]
     input_shape = (4,)
-    not_yet = {"found": "units are not followed through einsum", "protected": "units are not followed through einsum"}
 
     def __init__(self) -> None:
         super().__init__()
