@@ -113,7 +113,7 @@ def _fill(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def _settle_norms(model: nn.Module, batch: Batch) -> None:
-    """Takes the running statistics of batch norms from one forward, as training would have."""
+    """Takes the running statistics of batch norms, frozen ones too, from one forward, as training would have."""
 
     def settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].transpose(0, 1).flatten(1)
@@ -121,8 +121,8 @@ def _settle_norms(model: nn.Module, batch: Batch) -> None:
         variance = values.var(1)
         norm.running_var.copy_(variance.clamp(min=0.1 * float(variance.mean()) + 1e-6))
 
-    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    handles = [norm.register_forward_pre_hook(settle) for norm in norms if norm.running_mean is not None]
+    norms = (module for module in model.modules() if isinstance(getattr(module, "running_mean", None), Tensor))
+    handles = [norm.register_forward_pre_hook(settle) for norm in norms]
     if handles:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             batch.run(model)

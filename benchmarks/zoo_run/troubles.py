@@ -85,7 +85,9 @@ def _of_the_export(name: str, row: Row) -> Iterator[Trouble]:
 
 def _why_no_parity(export: Figures) -> str:
     original, wide = export["original"], export.get("float64")
-    notes = [f"the original: {original['parity']}" if original["parity"] else "the original has parity"]
+    notes = []
+    if "parity" in original:
+        notes.append(f"the original: {original['parity'] or 'parity'}")
     if original["any_batch"]:
         notes.append(f"torch.onnx.export takes it for one batch size alone: {original['any_batch']}")
     if wide is not None:
