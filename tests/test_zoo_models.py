@@ -96,7 +96,7 @@ def check(entry: ZooModel) -> None:
     other = entry.samples(3, seed=1)
     outputs = outputs_of(model, other)
     assert outputs
-    assert all(output.isfinite().all() for output in outputs if output.is_floating_point())
+    assert not any(output.isnan().any() for output in outputs)
     assert any(output.double().std() > 0 for output in outputs if output.numel() > 1)
     assert equal(outputs_of(surgery.model, other), outputs)
 
