@@ -151,7 +151,8 @@ def _put(model: nn.Module, path: str, prelu: nn.PReLU, functions: Collection[Fun
     if not is_activation_module(current, functions):
         raise CannotRewriteError(f"{path} is no activation")
     prelu.train(current.training)
-    vars(prelu).update({key: value for key, value in vars(current).items() if key.endswith(_HOOKS)})
+    # A dictionary of its own: whoever still holds the old module must not call hooks that are added to the new one.
+    vars(prelu).update({key: copy.copy(value) for key, value in vars(current).items() if key.endswith(_HOOKS)})
     for alias in aliases_of(model, current):
         parent, _, name = alias.rpartition(".")
         _set(model.get_submodule(parent), name, prelu)

@@ -316,7 +316,7 @@ def test_only_the_units_that_meet_another_signal_are_declined():
     assert set(readers.columns) >= {0, 1}
 
 
-@every("protected")
+@every()
 def test_protected_sites_of_the_zoo_are_declined_and_no_others(kind):
     graph, sites = found_in(kind().eval(), *kind.inputs(), **kind.keywords())
     declined = [site.id for site in sites.found if readers_of(graph, site.calls, site.unit_axis).declined]
