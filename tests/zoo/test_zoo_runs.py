@@ -32,7 +32,6 @@ from .odd import Odd
 from .slow_oracle import Call, CallRecorder, calls_by_site
 
 
-
 def calls_of(kind: type[Odd], samples: int = 2) -> tuple[Odd, list[Call]]:
     torch.manual_seed(0)
     model = kind().eval()
