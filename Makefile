@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-zoo lint fixtures clean
+.PHONY: demo test test-zoo zoo lint fixtures clean
 
 demo: $(INSTALLED)
 	$(BIN)/prelu-doctor demo
@@ -13,6 +13,10 @@ test: lint
 
 test-zoo: $(INSTALLED)
 	$(BIN)/python -m pytest -m zoo
+
+# Every model of the zoo, step by step: most of an hour. ZOO="--only 'timm/*'" runs some of them anew.
+zoo: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ZOO)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

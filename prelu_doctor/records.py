@@ -126,6 +126,10 @@ class Site(Record, frozen=True, kw_only=True):
     """Parameterised layers that write the units, in forward order."""
     consumers: list[str]
     """Parameterised layers that read them."""
+    is_output: bool = False
+    """True where the activation is the model's last operation: its units are outputs, which are never called dead."""
+    silent_outputs: list[int] = []
+    """Such units that were positive on no sample."""
     alpha: Slopes | None = None
     saw_negative_infinity: bool = False
     """True where a pre-activation was -inf: a slope of 0 would turn it into NaN."""

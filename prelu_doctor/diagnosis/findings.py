@@ -95,6 +95,14 @@ def _never_positive_units(examined: _Examined) -> Iterator[Finding]:
             yield _finding("PD106", message, site, never_positive=site.never_positive, units=site.units)
 
 
+def _silent_outputs(examined: _Examined) -> Iterator[Finding]:
+    for site in examined.sites:
+        if site.silent_outputs:
+            silent = len(site.silent_outputs)
+            message = f"{_of(silent, site, 'was', 'were')} positive on no sample; this site is the model's output"
+            yield _finding("PD107", message, site, silent_outputs=list(site.silent_outputs), units=site.units)
+
+
 def _non_finite_weights(examined: _Examined) -> Iterator[Finding]:
     names = examined.model.non_finite
     if names:
@@ -177,6 +185,7 @@ _CHECKS: dict[str, _Check] = {
     "PD104": _idle_activations,
     "PD105": _dormant_units,
     "PD106": _never_positive_units,
+    "PD107": _silent_outputs,
     "PD201": _non_finite_weights,
     "PD202": _non_finite_activations,
     "PD301": _synthetic_input,

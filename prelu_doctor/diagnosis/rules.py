@@ -119,6 +119,16 @@ _RULES = (
         "Nothing needs to be done. If nearly all units of a site are never positive, the site adds no nonlinearity.",
     ),
     Rule(
+        "PD107",
+        "silent outputs",
+        "note",
+        "The activation of this site is the model's last operation, and some of its outputs were positive on no "
+        "sample. An output may be 0 for good reason, as where a class does not occur in the sample, so it is never "
+        "called dead.",
+        "Nothing, if the sample explains it. If such an output should have been positive, look at its training data: "
+        "behind a ReLU it gets no gradient while it is 0.",
+    ),
+    Rule(
         "PD201",
         "weights that are not finite",
         "error",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prelu_doctor.data.batches import Batch
+from prelu_doctor.errors import ForwardError
 from prelu_doctor.records import Function
 from prelu_doctor.sites.activations import RECOGNISED
 from prelu_doctor.sites.find import FoundSite
@@ -71,6 +72,8 @@ def find_layouts(
 ) -> dict[str, Layout]:
     """Tells where each site holds its samples by changing one sample, then the other, and looking at what moves.
 
+    Where too little moves to tell, a third sample is added: the axis that grows is the samples'.
+
     Args:
         model: The traced model.
         batch: Two samples.
@@ -81,12 +84,34 @@ def find_layouts(
         A layout for every site id.
     """
     original, first, second = (_prints(model, changed, functions) for changed in (batch, *_changed_samples(batch)))
-    layouts = {}
-    for site in sites:
-        key = site.position.path
-        seen = [prints.get(key) for prints in (original, first, second)]
-        layouts[site.id] = _layout_of(site, *seen)
-    return layouts
+    fitting = {
+        site.id: _fitting(site, *(prints.get(site.position.path) for prints in (original, first, second)))
+        for site in sites
+    }
+    if any(len(layouts) > 1 for layouts in fitting.values()):
+        grown = _prints_of_three(model, batch, functions)
+        for site in sites:
+            path = site.position.path
+            layouts = fitting[site.id]
+            if len(layouts) > 1 and path in grown:
+                fitting[site.id] = [layout for layout in layouts if _grows(layout, original[path], grown[path])]
+    return {name: layouts[0] if len(layouts) == 1 else Layout(known=False) for name, layouts in fitting.items()}
+
+
+def _prints_of_three(
+    model: nn.Module, batch: Batch, functions: Collection[Function]
+) -> dict[tuple[str, ...], list[Tensor]]:
+    try:
+        return _prints(model, batch.take(torch.tensor([0, 1, 0])), functions)
+    except ForwardError:  # a model may take batches of certain sizes only
+        return {}
+
+
+def _grows(layout: Layout, two: list[Tensor], three: list[Tensor]) -> bool:
+    """True where of all axes the layout's alone has half as much again with three samples as with two."""
+    axis = 0 if layout.folded != "no" else layout.axis
+    expected = [len(one) * 3 // 2 if number == axis else len(one) for number, one in enumerate(two)]
+    return expected == [len(one) for one in three]
 
 
 def _changed_samples(batch: Batch) -> tuple[Batch, Batch]:
@@ -140,15 +165,16 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
     return tensor.sum([other for other in range(tensor.dim()) if other != axis]) if tensor.dim() > 1 else tensor
 
 
-def _layout_of(
+def _fitting(
     site: FoundSite, before: list[Tensor] | None, first: list[Tensor] | None, second: list[Tensor] | None
-) -> Layout:
-    """The one layout that fits what moved; rows are counted where none does, or several do."""
-    if before is None or first is None or second is None or not len(before) == len(first) == len(second):
-        return Layout(known=False)
+) -> list[Layout]:
+    """The layouts that fit what moved."""
+    if site.input_independent or before is None or first is None or second is None:
+        return []
+    if not len(before) == len(first) == len(second):
+        return []
     moved = [(_moved(old, one), _moved(old, two)) for old, one, two in zip(before, first, second, strict=True)]
-    candidates = [layout for layout in _candidates(site, [len(one) for one, _ in moved]) if _fits(layout, moved)]
-    return candidates[0] if len(candidates) == 1 and not site.input_independent else Layout(known=False)
+    return [layout for layout in _candidates(site, [len(one) for one, _ in moved]) if _fits(layout, moved)]
 
 
 def _candidates(site: FoundSite, lengths: list[int]) -> list[Layout]:

@@ -16,7 +16,7 @@ from prelu_doctor.errors import DataError
 from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.probe import Examined, Probe
 from prelu_doctor.sites.activations import RECOGNISED, RECTIFIERS
-from prelu_doctor.sites.consumers import consuming_layers
+from prelu_doctor.sites.consumers import consuming_layers, is_output
 from prelu_doctor.sites.find import FoundSite
 
 LEARNABLE_SLOPE = 1e-3
@@ -102,7 +102,9 @@ def _record(examined: Examined, model: nn.Module, thresholds: Thresholds, tied: 
     slopes = _slopes(examined, model, tied)
     silent = tally.fired == 0
     learnable = _learnable(site, slopes)
-    dead = silent & ~learnable
+    output = is_output(examined.graph, examined.calls)
+    never = silent & ~learnable
+    dead = never & (not output)
     scores = tally.sokar_scores()
     rate = tally.fired.double() / max(tally.samples, 1)
     rare = (tally.fired > 0) & (rate < thresholds.rare)
@@ -121,13 +123,15 @@ def _record(examined: Examined, model: nn.Module, thresholds: Thresholds, tied: 
         dead_units=_indices(dead) if tally.samples else [],
         rare=int(rare.sum()),
         always_on=int((tally.positive == tally.positions).sum()) if tally.positions else 0,
-        dormant=int((scores <= thresholds.tau).sum()) if tally.samples else 0,
+        dormant=int(((scores <= thresholds.tau) & ~(never & output)).sum()) if tally.samples else 0,
         never_positive=int((silent & learnable).sum()) if tally.samples else 0,
         firing_rate=rate.tolist(),
         positive_rate=(tally.positive.double() / max(tally.positions, 1)).tolist(),
         firing_rate_bound=0.0 if site.input_independent else firing_rate_bound(tally.samples),
         producers=site.producers,
         consumers=consuming_layers(examined.graph, examined.calls),
+        is_output=output,
+        silent_outputs=_indices(never & output) if tally.samples else [],
         alpha=slopes,
         saw_negative_infinity=tally.saw_negative_infinity,
         saw_nan=tally.saw_nan,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -62,6 +61,28 @@ def consuming_layers(graph: Graph, calls: Sequence[Call]) -> list[str]:
     return list(names)
 
 
+def is_output(graph: Graph, calls: Sequence[Call]) -> bool:
+    """True where nothing reads what some activation calls write, but for the model's caller: units that are outputs."""
+    pending = [value for call in calls for value in call.writes]
+    seen = set(pending)
+    while pending:
+        for call in graph.readers.get(pending.pop(), ()):
+            if call.op not in _SAME_ELEMENTS:
+                return False
+            pending += [written for written in call.writes if written not in seen]
+            seen.update(call.writes)
+    return bool(seen & graph.outputs)
+
+
+_SAME_ELEMENTS = set(
+    """
+    view _unsafe_view reshape flatten unflatten squeeze unsqueeze permute transpose t contiguous clone detach alias
+    expand select slice split chunk unbind to _to_copy float double half
+    """.split()
+)
+"""Operations that hand on what they read, in another form."""
+
+
 def readers_of(graph: Graph, calls: Sequence[Call], unit_axis: int) -> Readers:
     """Which consumer columns read which unit, found by carrying unit labels through the calls behind the site.
 
@@ -118,11 +139,10 @@ def _consume(layer: Layer, carrier: Carrier, readers: Readers, uses: dict[str, l
 
 def _collect(graph: Graph, uses: dict[str, list[tuple[Layer, Tensor]]], readers: Readers) -> None:
     """Turns the channels of every use into columns; a channel that reads other things elsewhere declines its units."""
-    used = Counter(graph.tensors[value] for call in graph.calls for value in {*call.reads} & graph.tensors.keys())
     for weight, found in uses.items():
         layer = found[0][0]
         every = torch.stack([channels for _, channels in found], -1)
-        alike = all(other.kind == layer.kind for other, _ in found) and len(found) == used[weight]
+        alike = all(other.kind == layer.kind for other, _ in found) and len(found) == len(graph.calls_reading(weight))
         if alike:
             channels, mixed = one_label(every)
         else:

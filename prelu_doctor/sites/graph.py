@@ -6,6 +6,7 @@ the graph keeps no tensor alive; constant indices are copied.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,6 +103,7 @@ class Graph:
         dtypes: Data type of every value.
         makers: Index of the call that wrote a value; absent for inputs, parameters and constants.
         tensors: Parameter or buffer name of the values that are one.
+        parameters: Names of the parameters among them.
         from_input: Values that depend on the model's input.
         constants: What the indices of a picking operation hold, where the model's input has no say in them.
         outputs: Values that the model returned.
@@ -118,6 +120,7 @@ class Graph:
     dtypes: list[torch.dtype] = field(default_factory=list)
     makers: dict[int, int] = field(default_factory=dict)
     tensors: dict[int, str] = field(default_factory=dict)
+    parameters: set[str] = field(default_factory=set)
     from_input: set[int] = field(default_factory=set)
     constants: dict[int, Tensor] = field(default_factory=dict)
     outputs: set[int] = field(default_factory=set)
@@ -137,13 +140,30 @@ class Graph:
         index = self.makers.get(value)
         return None if index is None else self.calls[index]
 
+    @cached_property
     def readers(self) -> dict[int, list[Call]]:
-        """For every value the calls that read it."""
-        readers: dict[int, list[Call]] = {}
+        """For every value the calls that read it, in order. To be asked once the forward is over."""
+        readers: dict[int, list[Call]] = defaultdict(list)
         for call in self.calls:
-            for value in set(call.reads):
-                readers.setdefault(value, []).append(call)
+            for value in dict.fromkeys(call.reads):
+                readers[value].append(call)
         return readers
+
+    @cached_property
+    def values_named(self) -> dict[str, list[int]]:
+        """By name of a parameter or buffer the values that are it. To be asked once the forward is over."""
+        values: dict[str, list[int]] = defaultdict(list)
+        for value, name in self.tensors.items():
+            values[name].append(value)
+        return values
+
+    def calls_reading(self, name: str) -> list[Call]:
+        """The calls that read a parameter or buffer. To be asked once the forward is over."""
+        return [call for value in self.values_named.get(name, ()) for call in self.readers.get(value, ())]
+
+    def shape_named(self, name: str | None) -> tuple[int, ...]:
+        """Shape of a parameter or buffer; empty for None."""
+        return self.shapes[self.values_named[name][0]] if name is not None else ()
 
     def activations(self) -> Iterator[Call]:
         """The activation calls, in order."""

@@ -75,7 +75,8 @@ class Recorder(TorchDispatchMode):
         functions: frozenset[Function],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.graph = Graph(samples=batch.size, functions=functions)
+        parameters = {name for name, _ in model.named_parameters()}
+        self.graph = Graph(samples=batch.size, functions=functions, parameters=parameters)
         self._watcher = watcher
         self._entry = entry
         self._paths = _paths_of(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,12 +20,13 @@ from prelu_doctor.sites.activations import RECOGNISED, RECTIFIERS, chosen_functi
 from prelu_doctor.treatment.evidence import revivable
 from prelu_doctor.treatment.fine_tuning import Progress, Training, control_arm, fine_tune
 from prelu_doctor.treatment.fitting import fit_slopes
+from prelu_doctor.treatment.harmless import keep_harmless
 from prelu_doctor.treatment.preservation import compare_outputs, is_preserved
 from prelu_doctor.treatment.proven_surgery import all_batches, moved, operate_and_prove
 from prelu_doctor.treatment.recipe import SiteRecipe
 from prelu_doctor.treatment.reinitialisation import reinitialise
 from prelu_doctor.treatment.revival import revive
-from prelu_doctor.treatment.revival_plan import Edit, plan_reinitialisation
+from prelu_doctor.treatment.revival_plan import Edit, UnitPlan, plan_reinitialisation
 from prelu_doctor.treatment.slopes import AlphaShape
 from prelu_doctor.treatment.surgery import Surgery
 from prelu_doctor.treatment.training_set import TrainingSet
@@ -160,12 +161,17 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
     )
     _set_slopes(surgery, before, options.alpha)
     operated = copy.deepcopy(surgery.model.state_dict())
-    changes = _reinitialise(surgery, dataset, before, options, phase)
-    preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=options.keeps_function)
+    changes, revived = _reinitialise(surgery, dataset, before, options, phase)
+
+    def compare(*, promised: bool = options.keeps_function) -> records.Preservation:
+        return compare_outputs(model, surgery.model, all_batches(dataset), promised=promised)
+
+    preservation = compare()
     if options.keeps_function and not is_preserved(preservation):
-        surgery.model.load_state_dict(operated)
-        changes = [_unrevived(change, preservation) for change in changes]
-        preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
+        slopes = {recipe.site: f"{recipe.places[0].module}.weight" for recipe in surgery.done}
+        given_up = keep_harmless(surgery.model, operated, slopes, revived, compare)
+        changes = [_unrevived(change, given_up) for change in changes]
+        preservation = compare()
     if options.keeps_function and not is_preserved(preservation):
         raise moved("surgery", preservation)
     before_fitting = None
@@ -173,7 +179,7 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
     if fits:
         changes = [records.replace(change, fit=fits.get(change.site)) for change in changes]
         before_fitting = preservation
-        preservation = compare_outputs(model, surgery.model, all_batches(dataset), promised=False)
+        preservation = compare(promised=False)
     tuned = _fine_tune(surgery, model, dataset, options, phase)
     after = scan_model(
         surgery.model,
@@ -185,13 +191,13 @@ def treat(model: nn.Module, dataset: Dataset, options: Treatment, phase: Phase =
     return Treated(surgery.model, surgery.done, nones, before, after, changes, preservation, before_fitting, tuned)
 
 
-def _unrevived(change: records.SiteChange, moved_by: records.Preservation) -> records.SiteChange:
+def _unrevived(change: records.SiteChange, given_up: Mapping[str, records.Preservation]) -> records.SiteChange:
     """A site whose revived units were given up, because the output moved: harmless comes before healed."""
-    if not change.revived:
+    if change.site not in given_up:
         return change
-    reason = f"reviving it together with the others moved the output by {moved_by.max_change:.3g}"
-    given_up = records.DeclinedUnits(units=change.revived, reason=reason)
-    return records.replace(change, revived=[], declined_units=[*change.declined_units, given_up])
+    reason = f"reviving it moved the output by {given_up[change.site].max_change:.3g}"
+    units = records.DeclinedUnits(units=change.revived, reason=reason)
+    return records.replace(change, revived=[], declined_units=[*change.declined_units, units])
 
 
 @torch.no_grad()
@@ -205,17 +211,18 @@ def _set_slopes(surgery: Surgery, before: Scan, slope: float) -> None:
 
 def _reinitialise(
     surgery: Surgery, dataset: Dataset, before: Scan, options: Treatment, phase: Phase
-) -> list[records.SiteChange]:
-    """Revives dead units, or draws all units anew, as the options say; reports every site."""
+) -> tuple[list[records.SiteChange], list[UnitPlan]]:
+    """Revives dead units, or draws all anew, as the options say; reports every site, and the plans that worked."""
+    revived: list[UnitPlan] = []
     changes = {site.id: _SiteNotes(declined=surgery.declined.get(site.id, "")) for site in before.sites}
     generator = torch.Generator().manual_seed(options.seed)
     if options.reinit == "dead":
-        _revive(surgery, dataset, before, options, changes, generator, phase)
+        revived = _revive(surgery, dataset, before, options, changes, generator, phase)
     elif options.reinit == "all":
         edits = list(_all_edits(surgery, before, changes, synthetic=dataset.synthetic))
         reinitialise(surgery.model, edits, dataset.scanned, slope=options.revived_slope, generator=generator)
     modules = {recipe.site: recipe.places[0].module for recipe in surgery.done}
-    return [
+    reported = [
         records.SiteChange(
             site=site_id,
             module=modules.get(site_id, ""),
@@ -227,6 +234,7 @@ def _reinitialise(
         )
         for site_id, notes in changes.items()
     ]
+    return reported, revived
 
 
 @dataclass
@@ -259,7 +267,7 @@ def _revive(
     changes: dict[str, _SiteNotes],
     generator: torch.Generator,
     phase: Phase,
-) -> None:
+) -> list[UnitPlan]:
     found = revivable(before, dataset, {recipe.site for recipe in surgery.done}, options.revive_bound)
     for site, reasons in found.declined.items():
         changes[site].reasons.update(reasons)
@@ -283,6 +291,7 @@ def _revive(
             slopes = surgery.prelu(plan.site).weight
             if len(slopes) == units[plan.site]:
                 slopes[plan.unit] = options.revived_slope
+    return revival.revived
 
 
 def _fine_tune(

@@ -128,9 +128,9 @@ def _sources(graph: Graph, site: FoundSite) -> list[_Source]:
     for layer in origins[0].layers:
         labels = channel_labels(graph, layer.call.writes[0], layer.axis, origins[0], call.reads[0])
         channels = _channel_of_unit(labels, site) if labels is not None else torch.full((site.units,), -1)
-        weight = next((value for value, name in graph.tensors.items() if name == layer.weight), None)
-        shape = graph.shapes[weight] if weight is not None else ()
-        sources.append(_Source(layer, channels, _obstacle(graph, site, layer, origins), shape))
+        sources.append(
+            _Source(layer, channels, _obstacle(graph, site, layer, origins), graph.shape_named(layer.weight))
+        )
     return sources
 
 
@@ -146,11 +146,14 @@ def _obstacle(graph: Graph, site: FoundSite, layer: Layer, origins: Sequence[Ori
     """Why a layer's rows must not be changed, or an empty string."""
     if layer.kind == "other" or layer.computed:
         return f"the weight of {layer.name} is computed, not a parameter"
+    buffers = [name for name in (layer.weight, layer.bias) if name and name not in graph.parameters]
+    if buffers:
+        return f"{buffers[0]} is a buffer, not a parameter"
     inside = {other.index for origin in origins for other in origin.interior}
     inside |= {other.call.index for origin in origins for other in origin.layers}
     inside |= {call.index for call in site.calls}
     names = {name for name in (layer.weight, layer.bias, *(layer.statistics or ())) if name}
-    if any(call.index not in inside for call in _calls_reading(graph, names)):
+    if any(call.index not in inside for name in names for call in graph.calls_reading(name)):
         return f"the parameters of {layer.name} are used elsewhere too"
     uses = [other.call for origin in origins for other in origin.layers if other.identity == layer.identity]
     if any(_leaks(graph, use, inside, {call.index for call in site.calls}) for use in uses):
@@ -160,21 +163,22 @@ def _obstacle(graph: Graph, site: FoundSite, layer: Layer, origins: Sequence[Ori
     return ""
 
 
-def _calls_reading(graph: Graph, names: set[str]) -> Iterator[Call]:
-    values = {value for value, name in graph.tensors.items() if name in names}
-    return (call for call in graph.calls if values.intersection(call.reads))
-
-
 def _leaks(graph: Graph, start: Call, inside: set[int], ends: set[int]) -> bool:
     """True where what a call writes reaches, other than through the site, a call outside or the model's output."""
-    values = set(start.writes)
-    for call in graph.calls[start.index + 1 :]:
-        if not values.intersection(call.reads) or call.index in ends:
-            continue
-        if call.index not in inside:
+    pending = list(start.writes)
+    seen = set(pending)
+    while pending:
+        value = pending.pop()
+        if value in graph.outputs:
             return True
-        values.update(call.writes)
-    return bool(values & graph.outputs)
+        for call in graph.readers.get(value, ()):
+            if call.index in ends:
+                continue
+            if call.index not in inside:
+                return True
+            pending += [written for written in call.writes if written not in seen]
+            seen.update(call.writes)
+    return False
 
 
 def _cross_norm_between(origin: Origin, layer: Layer) -> bool:
@@ -232,14 +236,15 @@ def _cut(columns: Columns, graph: Graph) -> Iterator[Edit]:
     """Zeroes the weights that read a unit."""
     layer, every = columns.layer, slice(None)
     weight = str(layer.weight)
+    if weight not in graph.parameters:
+        raise DeclinedError(f"{weight}, which reads it, is a buffer, not a parameter")
     if layer.kind in ("conv_transpose", "matmul"):
         yield from (Edit(weight, (channel,), "zero") for channel in columns.channels)
         return
     if layer.kind == "linear" or layer.groups == 1:
         yield from (Edit(weight, (every, channel), "zero") for channel in columns.channels)
         return
-    value = next(value for value, name in graph.tensors.items() if name == weight)
-    rows, inputs = graph.shapes[value][0] // layer.groups, graph.shapes[value][1]
+    rows, inputs = graph.shape_named(weight)[0] // layer.groups, graph.shape_named(weight)[1]
     for channel in columns.channels:
         group, inner = divmod(channel, inputs)
         yield Edit(weight, (slice(group * rows, (group + 1) * rows), inner), "zero")

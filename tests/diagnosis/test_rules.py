@@ -13,6 +13,7 @@ STABLE = {
     "PD104": "note",
     "PD105": "note",
     "PD106": "note",
+    "PD107": "note",
     "PD201": "error",
     "PD202": "error",
     "PD301": "note",

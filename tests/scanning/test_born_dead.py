@@ -32,7 +32,7 @@ def dead_by_layer(width, layers):
     masks = []
     for site in scanned(nets(width, layers), inputs).sites:
         mask = torch.zeros(NETS * width, dtype=torch.bool)
-        mask[site.dead_units] = True
+        mask[site.dead_units + site.silent_outputs] = True  # the last layer's units are outputs
         masks.append(mask.view(NETS, width))
     return masks
 

@@ -62,7 +62,7 @@ def test_a_late_prelu_has_its_slopes():
         model.late.weight[3] = 0
     _, late = scan_model(model, batches(PLAIN, MARKED)).sites
     assert late.alpha.values == [0.25, 0.25, 0.25, 0, 0.25]
-    assert (late.dead_units, late.never_positive) == ([3], 4)
+    assert (late.silent_outputs, late.never_positive) == ([3], 4)
 
 
 def test_a_late_site_has_its_consumers():

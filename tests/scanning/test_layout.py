@@ -100,11 +100,21 @@ def test_equal_samples_are_told_apart_by_reversing_one(name):
     assert_counted_by_sample(FORWARDS[name], x, 4)
 
 
-@pytest.mark.parametrize(("steps", "counted"), [(2, "rows"), (5, "samples")])
-def test_samples_that_cannot_be_told_apart_are_never_taken_for_steps(steps, counted):
-    """All inputs are 0, so that no change shows where the samples lie; an axis of length 2 does, if it is the one."""
+@pytest.mark.parametrize("steps", [2, 5])
+def test_where_no_change_shows_the_samples_a_third_one_does(steps):
+    """All inputs are 0, so that nothing moves; the axis that grows with the batch is the samples'."""
     (site,) = scanned(made(FORWARDS["sequence first"]), torch.zeros(2, steps, 3)).sites
-    assert site.counted == counted
+    assert site.counted == "samples"
+    assert site.samples == 2
+
+
+def test_where_the_model_takes_no_third_sample_rows_are_counted():
+    def two_alone(model, x):
+        assert len(x) == 2
+        return FORWARDS["sequence first"](model, x)
+
+    (site,) = scanned(made(two_alone), torch.zeros(2, 2, 3)).sites
+    assert site.counted == "rows"
 
 
 def batch_statistics(model, x):

@@ -56,7 +56,8 @@ def test_dead_units_are_those_that_never_fire_and_pass_no_gradient(kind):
     for site in scan_of(kind, 4).sites:
         silent = [unit for unit, fired in enumerate(truths(kind)[site.id].fired) if not fired]
         kept_alive = [unit for unit in silent if passes_gradient(site, unit)]
-        assert site.dead_units == [unit for unit in silent if unit not in kept_alive]
+        gone = [unit for unit in silent if unit not in kept_alive]
+        assert (site.dead_units, site.silent_outputs) == (([], gone) if site.is_output else (gone, []))
         assert (site.dead, site.never_positive) == (len(site.dead_units), len(kept_alive))
 
 
@@ -98,7 +99,9 @@ def test_tallies_of_shards_merge_to_the_tally_of_the_whole(kind):
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.truth], ids=lambda kind: kind.__name__)
 def test_units_planted_dead_are_found_dead(kind):
     model, _, _ = model_and_inputs(kind)
-    found = {site.id: site.dead_units for site in scanned(model, *kind.inputs(300), size=100).sites}
+    found = {
+        site.id: site.dead_units + site.silent_outputs for site in scanned(model, *kind.inputs(300), size=100).sites
+    }
     for site, units in kind.truth.items():
         assert set(units) <= set(found[site])
 
@@ -135,7 +138,7 @@ def test_calls_of_a_loop_make_one_verdict_a_sample():
 
 
 def test_rare_units_fire_on_fewer_samples_than_the_limit():
-    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ReLU())
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     x = torch.full((100, 4), -1.0)
     for unit, samples in enumerate((0, 1, 2, 100)):
         x[:samples, unit] = 1
@@ -148,7 +151,7 @@ def test_rare_units_fire_on_fewer_samples_than_the_limit():
 
 
 def test_dormant_units_have_at_most_a_share_tau_of_the_mean_activation():
-    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ReLU())
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     x = torch.tensor([[1.0, 1.0, 1.0, 0.0625]]).repeat(10, 1)  # scores .0625 / .765625 = .0816 for the last
     for tau, dormant in ((0.08, 0), (0.09, 1)):
         (site,) = scan_model(model, iter(split((x,), 5)), thresholds=Thresholds(tau=tau)).sites

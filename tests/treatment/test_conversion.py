@@ -171,6 +171,29 @@ def test_a_revival_that_moves_the_output_is_taken_back(monkeypatch: pytest.Monke
     assert all("moved the output" in change.declined_units[0].reason for change in report.changes)
 
 
+def test_a_site_whose_revival_moves_the_output_is_given_up_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prelu_doctor.treatment import revival_plan
+
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)]
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        for layer in (0, 2, 4):
+            model[layer].bias[1] = -100.0
+    cut = revival_plan._cut
+    leaky = lambda columns, graph: iter(()) if columns.layer.name == "4" else cut(columns, graph)  # noqa: E731
+    monkeypatch.setattr(revival_plan, "_cut", leaky)
+    treated = treat(model, dataset_of(gaussian(600, 4)), Treatment(training=UNTRAINED))
+    assert [1 in change.revived for change in treated.changes] == [True, False, True]
+    assert treated.changes[1].revived == []
+    assert "moved the output" in treated.changes[1].declined_units[0].reason
+    assert treated.preservation.equal
+    state = treated.model.state_dict()
+    assert torch.equal(state["2.weight"][1], model[2].weight[1] * torch.tensor([1.0, 0, 1, 1, 1, 1, 1, 1]))
+    assert torch.equal(state["3.weight"], torch.zeros(8))
+    assert state["5.weight"][1] == 0.25
+
+
 def test_a_site_whose_prelu_moves_the_output_keeps_its_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     from prelu_doctor.treatment import slopes
 
@@ -188,10 +211,11 @@ class LateBranch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.act, self.second, self.late = nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU()
+        self.third = nn.Linear(6, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.act(self.first(x))
-        return self.late(self.second(hidden)) if x[0, 0] > 50 else hidden
+        return self.third(self.late(self.second(hidden))) if x[0, 0] > 50 else hidden
 
 
 def test_a_site_that_the_first_samples_do_not_reach_is_converted_but_none_of_its_units_is_revived() -> None:

@@ -342,8 +342,18 @@ class TestEvidence:
             assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_an_output_that_is_silent_is_not_dead_and_nothing_is_done_to_it() -> None:
+    torch.manual_seed(0)
+    model = fill(ReluOnOutput().eval(), fc__bias=(2, -100.0))
+    treated = untrained(model, *ReluOnOutput.inputs(SAMPLES))
+    (site,) = treated.before.sites
+    assert (site.is_output, site.dead, site.silent_outputs) == (True, 0, [2])
+    assert revived_by(treated) == {}
+    assert treated.preservation.equal
+
+
 class TestDeclined:
-    @pytest.mark.parametrize("kind", [ResidualBlock, NormBehindRelu, ReluOnOutput, DictOutput, TiedLinear])
+    @pytest.mark.parametrize("kind", [ResidualBlock, NormBehindRelu, DictOutput, TiedLinear])
     def test_units_that_must_not_be_cut_off_stay_as_they_are_to_the_bit(self, kind: type) -> None:
         torch.manual_seed(0)
         model = kind().eval()
