@@ -342,7 +342,7 @@ def test_protected_sites_of_the_zoo_are_declined_and_no_others(kind):
 
 @every(but=lambda kind: bool(kind.keyword_shapes))
 def test_what_is_said_about_a_unit_of_the_zoo_is_so(kind):
-    """One unit of each site; those of a state that a loop over time carries have columns of their own like any other."""
+    """One unit of each site; those of a state that is carried through time have columns of their own like any other."""
     torch.manual_seed(0)
     model, inputs = kind().eval(), kind.inputs()
     for site, readers in examined(model, inputs):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from treated import dataset_of, equal, gaussian, operated, output_of, untrained
+from treated import dataset_of, equal, gaussian, operated, output_of, same_state, untrained
 from zoo import (
     DropoutFunctional,
     FunctionalOnOutput,
@@ -156,11 +156,13 @@ def test_the_result_can_be_copied_and_keeps_its_classes_and_flags(kind: type[Odd
     assert all((slope == 0).all() or kind.__name__ == "PReluNet" for slope in slope_parameters(surgery.model))
 
 
-def test_a_dead_unit_of_the_last_operation_is_not_revived_because_it_is_an_output() -> None:
-    treated = untrained(zoo_model(FunctionalOnOutput), *FunctionalOnOutput.inputs(400))
+def test_a_silent_unit_of_the_last_operation_is_an_output_and_left_as_it_was() -> None:
+    model, x = zoo_model(FunctionalOnOutput), FunctionalOnOutput.inputs(400)
+    treated = untrained(model, *x)
     (last,) = (change for change in treated.changes if change.site == ":relu#2")
-    assert not last.revived
-    assert [(declined.units, "output" in declined.reason) for declined in last.declined_units] == [([1], True)]
+    assert (last.revived, last.declined_units) == ([], [])
+    assert [(site.dead, site.silent_outputs) for site in treated.after.sites] == [(0, []), (0, [1])]
+    assert same_state(treated.model.head, model.head)
 
 
 class Net(nn.Module):
