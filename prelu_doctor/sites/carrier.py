@@ -55,7 +55,8 @@ class Carrier:
             for value in self._labelled(call):
                 self.mixed(self.labels[value], f"is read by {call.op}, through which it cannot be followed")
         for value, labels in zip(call.writes, outputs, strict=False):
-            if tuple(labels.shape) == self.graph.shapes[value]:
+            # An empty value tells nothing about who reads its units where, with other inputs, it is not empty.
+            if tuple(labels.shape) == self.graph.shapes[value] and labels.numel():
                 self.labels[value] = labels
         read = [self.labels[value] for value in self._labelled(call)]
         self._lost.update({value: (call.op, read) for value in call.writes if value not in self.labels})

@@ -52,8 +52,11 @@ def one_label(flat: Tensor) -> tuple[Tensor, Tensor]:
         flat: Labels `[..., P]`.
 
     Returns:
-        The label `[...]`, foreign where several meet, and the mask `[...]` of where several meet.
+        The label `[...]`, foreign where several meet, and the mask `[...]` of where several meet. Where there is none
+        at all, because a batch left nothing of the value, nothing stands.
     """
+    if 0 in flat.shape:
+        return torch.full(flat.shape[:-1], float(NOTHING)), torch.zeros(flat.shape[:-1], dtype=torch.bool)
     highest = flat.amax(-1, keepdim=True)
     highest = torch.where((highest == NOTHING) & (flat == FOREIGN).any(-1, keepdim=True), float(FOREIGN), highest)
     mixed = ((flat != NOTHING) & (flat != highest)).any(-1)

@@ -40,7 +40,7 @@ def count(truth: Truth, calls: list[Call], axis: int) -> None:
     fires = [False] * len(truth.fired)
     for call in calls:
         for unit, values in enumerate(call.values.movedim(axis, 0)):
-            active = [x > 0 and (call.function != "relu6" or x < 6) for x in values.flatten().tolist()]
+            active = [0 < x < call.ceiling for x in values.flatten().tolist()]
             fires[unit] = fires[unit] or any(active)
             truth.positive[unit] += sum(active)
         truth.positions += call.values.numel() // len(fires)

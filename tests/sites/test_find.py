@@ -12,7 +12,7 @@ from zoo import PlantedModel, every
 from prelu_doctor.sites.consumers import consuming_layers
 
 
-@every("found")
+@every()
 def test_sites_of_the_zoo_are_the_expected_ones(kind):
     sites = found_in(kind(), *kind.inputs(), **kind.keywords())[1].found
     assert [(site.id, site.units) for site in sites] == kind.expected_sites

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sites.made import Made, found_in, noise
+from sites.perturbed import contradictions, examined
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from zoo import every
@@ -290,6 +291,10 @@ DECLINED = {
         lambda: images(lambda m, x: m.head(torch.ones(2, 4, 6, 6).copy_(x)), head=nn.Conv2d(4, 2, 1)),
         "copy",
     ),
+    "cut down to nothing": (
+        lambda: tokens(lambda m, x: m.head(x) + m.other(x[:0]).sum(), head=nn.Linear(4, 2), other=nn.Linear(4, 2)),
+        "read through an output of slice",
+    ),
     "overwritten through a view": (
         lambda: images(lambda m, x: (x.view(-1).mul_(2), m.head(x))[1], head=nn.Conv2d(4, 2, 1)),
         "overwritten",
@@ -316,8 +321,29 @@ def test_only_the_units_that_meet_another_signal_are_declined():
     assert set(readers.columns) >= {0, 1}
 
 
-@every("protected")
+def test_an_empty_value_of_no_unit_is_passed_over():
+    _, readers = site_and_readers(
+        *tokens(
+            lambda m, x: torch.cat([m.head(x), m.head(torch.zeros(0, 5, 4))]) + m.other(torch.zeros(0, 4)).sum(),
+            head=nn.Linear(4, 2),
+            other=nn.Linear(4, 2),
+        )
+    )
+    assert readers.declined == {}
+    assert set(readers.columns) == set(range(4))
+
+
+@every()
 def test_protected_sites_of_the_zoo_are_declined_and_no_others(kind):
     graph, sites = found_in(kind().eval(), *kind.inputs(), **kind.keywords())
     declined = [site.id for site in sites.found if readers_of(graph, site.calls, site.unit_axis).declined]
     assert declined == kind.protected
+
+
+@every(but=lambda kind: bool(kind.keyword_shapes))
+def test_what_is_said_about_a_unit_of_the_zoo_is_so(kind):
+    """One unit of each site; those of a state that is carried through time have columns of their own like any other."""
+    torch.manual_seed(0)
+    model, inputs = kind().eval(), kind.inputs()
+    for site, readers in examined(model, inputs):
+        assert contradictions(model, inputs, site, readers, [site.units - 1], at_layers=True) == []

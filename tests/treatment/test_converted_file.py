@@ -42,7 +42,7 @@ def converted(
     return conversion
 
 
-@every("operated")
+@every()
 def test_every_model_of_the_zoo_comes_back_to_the_bit(kind: type[Odd], tmp_path: Path) -> None:
     ending = (".safetensors", ".pt")[len(kind.__name__) % 2]  # each is met by many
     conversion = converted(kind(), *kind.inputs(4), keywords=kind.keywords(4))

@@ -11,7 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from treated import UNTRAINED, dataset_of, equal, gaussian, output_of, same_state, untrained
-from zoo import DictOutput, InputIndependentBias, NormBehindRelu, PlantedModel, ReluOnOutput, ResidualBlock, TiedLinear
+from zoo import (
+    DictOutput,
+    InputIndependentBias,
+    NormBehindRelu,
+    PlantedModel,
+    ReluOnOutput,
+    ResidualBlock,
+    RnnCellRelu,
+    RnnReluBothWays,
+    RnnReluOfTwoLayers,
+    TiedLinear,
+    TimeLoop,
+    TimeLoopOfTwoLayers,
+)
+from zoo.odd import Odd
 
 from prelu_doctor.scanning.scan import scan_model
 from prelu_doctor.treatment.conversion import Treated, Treatment, treat
@@ -207,6 +221,32 @@ def test_only_the_dead_units_weights_and_the_columns_that_read_them_change(case:
         names |= {"conv.weight"}
     for name in names:
         assert torch.equal(after[name][live], before[name][live]), name
+
+
+LOOPS = {
+    TimeLoop: ("cell.bias", ["cell.weight", "head.weight"], 3),
+    TimeLoopOfTwoLayers: ("upper.bias", ["upper.weight", "head.weight"], 6),
+    RnnReluOfTwoLayers: ("rnn.bias_hh_l0", ["rnn.weight_hh_l0", "rnn.weight_ih_l1"], 0),
+    RnnReluBothWays: ("rnn.bias_ih_l0", ["rnn.weight_hh_l0", "head.weight"], 0),
+    RnnCellRelu: ("cell.bias_hh", ["cell.weight_hh", "head.weight"], 0),
+}
+"""By model: the bias that kills a unit, the weights that read it, and how far its column stands back in the first."""
+
+
+@pytest.mark.parametrize("kind", LOOPS, ids=lambda kind: kind.__name__)
+def test_a_unit_of_a_state_is_cut_off_from_the_next_step_too(kind: type[Odd]) -> None:
+    """Else what the revived unit says at one step would be heard at the next."""
+    bias, (again, behind), shift = LOOPS[kind]
+    torch.manual_seed(0)
+    model = fill(kind().eval(), **{bias.replace(".", "__"): (2, -1000.0)})
+    treated = untrained(model, *kind.inputs(SAMPLES))
+    assert any(2 in units for units in revived_by(treated).values())
+    assert all(site.dead == 0 for site in treated.after.sites)
+    assert (treated.model.get_parameter(again)[:, shift + 2] == 0).all()
+    assert (treated.model.get_parameter(behind)[:, 2] == 0).all()
+    for seed in (0, 1):
+        x = kind.inputs(SAMPLES, seed=seed)
+        assert torch.allclose(treated.model(*x), model(*x), rtol=1e-6, atol=1e-6)
 
 
 def test_a_transposed_convolution_keeps_the_filters_of_its_other_groups_and_units() -> None:

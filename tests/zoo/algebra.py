@@ -3,8 +3,6 @@
 # ruff: noqa: RUF012 - the answers are ClassVars of Odd, and an override stays one.
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -185,38 +183,36 @@ class ClampByTensor(_Wide):
         return self.down(self.up(x).clamp(min=self.floor))
 
 
-class _ByOtherMeans(_Wide):
-    """Computes a ReLU without calling one."""
+class _WrittenOut(_Wide):
+    """Computes a ReLU without calling one: nothing is counted or converted, and the user is told so."""
 
-    def in_plain_python(self) -> nn.Module:
-        plain = copy.deepcopy(self)
-        plain.__class__ = _ByRelu
-        return plain
+    expected_sites = []
 
 
-class _ByRelu(_Wide):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)))
-
-
-class MaximumWithZeros(_ByOtherMeans):
+class MaximumWithZeros(_WrittenOut):
     """torch.maximum(x, zeros)."""
+
+    unresolved = {":maximum#1": "written as maximum(x, 0)"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
         return self.down(torch.maximum(x, torch.zeros_like(x)))
 
 
-class WherePositive(_ByOtherMeans):
+class WherePositive(_WrittenOut):
     """torch.where(x > 0, x, 0)."""
+
+    unresolved = {":where#1": "written as where(x > 0, x, 0)"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
         return self.down(torch.where(x > 0, x, 0.0))
 
 
-class TimesItsSign(_ByOtherMeans):
+class TimesItsSign(_WrittenOut):
     """x * (x > 0)."""
+
+    unresolved = {":mul#1": "written as x * (x > 0)"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -243,12 +239,11 @@ class _OwnRelu(torch.autograd.Function):
 
 
 class UnitCeiling(Odd):
-    """Rectifiers that end at 1: clip, hardtanh, their in-place forms."""
+    """Rectifiers that end at 1: clip and hardtanh. (Of clip, 1.0 is a ceiling; a whole 1 may be a limit of boxes.)"""
 
     expected_sites = [(":clamp#1", 5), (":clamp#2", 6)]
     input_shape = (4,)
     functions = {":clamp#1": "clamp", ":clamp#2": "clamp"}
-    hidden = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,7 +252,7 @@ class UnitCeiling(Odd):
         self.head = nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x).clip(0, 1)
+        x = self.fc1(x).clip(0, 1.0)
         return self.head(F.hardtanh(self.fc2(x), 0, 1))
 
 
@@ -294,21 +289,11 @@ class HandMadeHardswish(_Wide):
 
 
 class RandomLeakyRelu(_Wide):
-    """F.rrelu in eval mode is a leaky ReLU with the middle of its slopes."""
+    """F.rrelu in eval mode is a leaky ReLU with the middle of its slopes, and is left alone as one."""
 
-    expected_sites = [(":leaky_relu#1", 6)]
-    functions = {":leaky_relu#1": "leaky_relu"}
-    declines = {":leaky_relu#1": "leaky_relu already"}
+    expected_sites = [(":rrelu#1", 6)]
+    functions = {":rrelu#1": "rrelu"}
+    declines = {":rrelu#1": "rrelu already"}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.rrelu(self.up(x), training=self.training))
-
-    def in_plain_python(self) -> nn.Module:
-        plain = copy.deepcopy(self)
-        plain.__class__ = _ByLeakyRelu
-        return plain
-
-
-class _ByLeakyRelu(_Wide):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.leaky_relu(self.up(x), (1 / 8 + 1 / 3) / 2))

@@ -25,7 +25,6 @@ class InplaceReadAgain(_Net):
 
     expected_sites = [("act", 6)]
     protected = ["act"]
-    declines = {"act": "read again"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +63,6 @@ class InplaceOnView(_Net):
     expected_sites = [(":relu#1", 3)]
     axis_assumed = [":relu#1"]
     protected = [":relu#1"]
-    declines = {":relu#1": "read again"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc(x)
@@ -76,7 +74,6 @@ class InplaceOnHalf(_Net):
     """The first half of the channels is overwritten, the second left linear."""
 
     expected_sites = [(":relu#1", 3)]
-    declines = {":relu#1": "read again"}
     protected = [":relu#1"]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +116,6 @@ class InplaceOnBatchRows(_Net):
 
     expected_sites = [(":relu#1", 6)]
     by_batch = True
-    declines = {":relu#1": "read again"}
     protected = [":relu#1"]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ class InsideScript(Odd):
 
     expected_sites = [("block:relu#1", 5), ("act", 6)]
     input_shape = (4,)
-    declines = {"block:relu#1": "script"}
+    declines = {"block:relu#1": "TorchScript"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -96,7 +96,6 @@ class TimeLoopOfTwoLayers(Odd):
     input_shape = (3, 4)
     merged_calls = {":relu#1": 3, ":relu#2": 3}
     call_order = [":relu#1", ":relu#2"] * 3
-    protected = [":relu#1", ":relu#2"]
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +117,6 @@ class TimeLoopOverCell(Odd):
     expected_sites = [("cell:relu#1", 6)]
     input_shape = (3, 4)
     merged_calls = {"cell:relu#1": 3}
-    protected = ["cell:relu#1"]
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +250,6 @@ class RnnRelu(Odd):
 
     options: dict[str, object] = {}
     unit_axes = {"rnn:relu#1": 2}
-    protected = ["rnn:relu#1"]
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,7 +273,6 @@ class RnnReluOfTwoLayers(RnnRelu):
     merged_calls = {"rnn:relu#1": 4, "rnn:relu#5": 4}
     options = {"num_layers": 2}
     unit_axes = {"rnn:relu#1": 2, "rnn:relu#5": 2}
-    protected = ["rnn:relu#1", "rnn:relu#5"]
 
 
 class RnnReluBothWays(RnnRelu):
@@ -286,7 +282,6 @@ class RnnReluBothWays(RnnRelu):
     merged_calls = {"rnn:relu#1": 4, "rnn:relu#5": 4}
     options = {"bidirectional": True}
     unit_axes = {"rnn:relu#1": 2, "rnn:relu#5": 2}
-    protected = ["rnn:relu#1", "rnn:relu#5"]
 
 
 class _UnrolledRnn(nn.Module):
@@ -326,7 +321,6 @@ class RnnCellRelu(Odd):
     expected_sites = [("cell:relu#1", 6)]
     input_shape = (4, 3)
     merged_calls = {"cell:relu#1": 4}
-    protected = ["cell:relu#1"]
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,9 +30,6 @@ class Odd(nn.Module):
             reads them, or because a weight that reads them reads something else too.
         declines: By id, sites that keep their activation, and a word of the reason that must be given.
         by_batch: True where the forward looks at the batch as a whole, so that a sample alone may run otherwise.
-        hidden: True where Python sees no function call to record: the slow oracle has nothing to say.
-        not_yet: By `of` of the tests (`zoo.every`), what the package does not do yet, and why: strictly expected
-            failures.
     """
 
     expected_sites: ClassVar[list[tuple[str, int]]]
@@ -52,8 +49,6 @@ class Odd(nn.Module):
     protected: ClassVar[list[str]] = []
     declines: ClassVar[dict[str, str]] = {}
     by_batch: ClassVar[bool] = False
-    hidden: ClassVar[bool] = False
-    not_yet: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def inputs(cls, samples: int = 2, seed: int = 0) -> tuple[Tensor, ...]:

@@ -139,11 +139,12 @@ class Integers(Odd):
 
 
 class EmptyPart(Odd):
-    """No sample at all reaches one of the ReLUs, as where a detector has found no box."""
+    """No sample reaches one of the ReLUs, as where a detector has found no box: what reads the units cannot be told."""
 
     expected_sites = [(":relu#1", 5)]
     input_shape = (4,)
     unresolved = {":relu#2": "no units"}
+    protected = [":relu#1"]
 
     def __init__(self) -> None:
         super().__init__()

@@ -386,10 +386,11 @@ class GuardedCall(_TwoLayers):
 
 
 class ActivationInHook(Odd):
-    """The rectifier is a forward hook on the linear layer."""
+    """The rectifier is a forward hook on the linear layer: there is no forward to rewrite."""
 
     expected_sites = [(":relu#1", 5)]
     input_shape = (4,)
+    declines = {":relu#1": "made by a hook"}
 
     def __init__(self) -> None:
         super().__init__()

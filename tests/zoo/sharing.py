@@ -103,7 +103,6 @@ class TimeLoop(Odd):
     expected_sites = [(":relu#1", 6)]
     input_shape = (5, 3)
     merged_calls = {":relu#1": 5}
-    protected = [":relu#1"]
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardtanh, nn.LeakyReLU
 
 @dataclass(frozen=True)
 class Call:
-    """One activation call: its id without any merging, its function, and the pre-activation `A`."""
+    """One activation call: its id without any merging, its function, its ceiling, and the pre-activation `A`."""
 
     id: str
     function: str
+    ceiling: float
     values: Tensor
 
 
@@ -47,7 +49,7 @@ class CallRecorder(TorchFunctionMode):
         super().__init__()
         self.model = model
         self.stack: list[_Run] = []
-        self.raw: list[tuple[_Run, str, int, str, Tensor]] = []
+        self.raw: list[tuple[_Run, str, int, str, float, Tensor]] = []
 
     def record(self, *inputs: Tensor, **keywords: Tensor) -> list[Call]:
         """The calls of one forward, in order."""
@@ -67,19 +69,19 @@ class CallRecorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        function = _activation(func.__name__, args[1:], kwargs)
+        function, ceiling = _activation(func.__name__, args[1:], kwargs)
         if function:
-            self._note(function, args[0].clone())
+            self._note(function, ceiling, args[0].clone())
         return func(*args, **kwargs)
 
-    def _note(self, function: str, values: Tensor) -> None:
+    def _note(self, function: str, ceiling: float, values: Tensor) -> None:
         run = self.stack[-1]
         if isinstance(run.module, ACTIVATION_MODULES) and len(self.stack) > 1:
             caller = self.stack[-2]
-            self.raw.append((caller, run.path, caller.made[run.path], function, values))
+            self.raw.append((caller, run.path, caller.made[run.path], function, ceiling, values))
             return
         run.made[f":{function}"] += 1
-        self.raw.append((run, f"{run.path}:{function}", run.made[f":{function}"], function, values))
+        self.raw.append((run, f"{run.path}:{function}", run.made[f":{function}"], function, ceiling, values))
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if not self.stack:
@@ -101,27 +103,29 @@ class CallRecorder(TorchFunctionMode):
         self.stack.pop()
 
     @staticmethod
-    def _named(caller: _Run, name: str, ordinal: int, function: str, values: Tensor) -> Call:
+    def _named(caller: _Run, name: str, ordinal: int, function: str, ceiling: float, values: Tensor) -> Call:
         numbered = ":" in name or caller.made[name] > 1
-        return Call(f"{name}#{ordinal}" if numbered else name, function, values)
+        return Call(f"{name}#{ordinal}" if numbered else name, function, ceiling, values)
 
 
-def _activation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The canonical name of the activation, or nothing."""
+def _activation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, float]:
+    """The canonical name of the activation, or nothing, and where it ends."""
     name = name.strip("_")
-    if name in ("relu", "relu6", "leaky_relu", "prelu"):
-        return name
-    if name == "threshold" and (*args, *kwargs.values())[:2] == (0, 0):
-        return "relu"
-    if name == "hardtanh":
-        name = "clamp"
-    if name not in ("clamp", "clip", "clamp_min"):
-        return ""
+    if name in ("relu", "leaky_relu", "rrelu", "prelu"):
+        return name, inf
+    if name == "relu6":
+        return name, 6
+    if name == "threshold":
+        return "relu" if (*args, *kwargs.values())[:2] == (0, 0) else "", inf
+    if name not in ("clamp", "clip", "clamp_min", "hardtanh"):
+        return "", inf
     bounds = [*args, None, None]
     low = kwargs.get("min", kwargs.get("min_val", bounds[0]))
     high = kwargs.get("max", kwargs.get("max_val", bounds[1]))
     low = float(low) if isinstance(low, Tensor) else low
-    return {(0, None): "relu", (0, 6): "relu6"}.get((low, high), "")
+    if low != 0 or high in (None, 6):
+        return {(0, None): "relu", (0, 6): "relu6"}.get((low, high), ""), high or inf
+    return "clamp" if name == "hardtanh" or isinstance(high, float) else "", high
 
 
 def calls_by_site(kind: type[Odd], calls: list[Call]) -> dict[str, list[Call]]:

@@ -31,8 +31,6 @@ from . import (
 from .odd import Odd
 from .slow_oracle import Call, CallRecorder, calls_by_site
 
-SEEN = every(but=lambda kind: kind.hidden)
-
 
 def calls_of(kind: type[Odd], samples: int = 2) -> tuple[Odd, list[Call]]:
     torch.manual_seed(0)
@@ -89,20 +87,20 @@ def test_its_input_shapes_are_told_one_way(kind: type[Odd]) -> None:
     assert kind.input_shape or kind.input_shapes or kind.keyword_shapes
 
 
-@SEEN
+@every()
 def test_its_sites_are_the_calls_that_the_oracle_sees(kind: type[Odd]) -> None:
     _, calls = calls_of(kind)
     assert [call.id for call in first_calls(kind, calls)] == [site for site, _ in kind.expected_sites]
 
 
-@SEEN
+@every()
 def test_its_functions_are_those_that_the_oracle_sees(kind: type[Odd]) -> None:
     _, calls = calls_of(kind)
     expected = [kind.functions.get(site, "relu") for site, _ in kind.expected_sites]
     assert [call.function for call in first_calls(kind, calls)] == expected
 
 
-@SEEN
+@every()
 def test_its_units_are_the_width_of_the_activation(kind: type[Odd]) -> None:
     _, calls = calls_of(kind)
     widths = [
@@ -112,7 +110,7 @@ def test_its_units_are_the_width_of_the_activation(kind: type[Odd]) -> None:
     assert widths == [units for _, units in kind.expected_sites]
 
 
-@every(but=lambda kind: kind.hidden or kind is planted.PlantedModel)
+@every(but=lambda kind: kind is planted.PlantedModel)
 def test_no_other_axis_has_the_size_of_the_units(kind: type[Odd]) -> None:
     """A wrong axis must show as a wrong number of units; the planted model is 8 units on 8x8 and cannot tell."""
     _, calls = calls_of(kind, samples=2)
@@ -140,25 +138,18 @@ def test_annotations_name_known_sites(kind: type[Odd]) -> None:
     assert not sites & {*kind.uncalled, *kind.unresolved}
 
 
-@SEEN
+@every()
 def test_input_reaches_every_site_but_the_independent_ones(kind: type[Odd]) -> None:
     torch.manual_seed(0)
     model = kind().eval()
     plain = model.in_plain_python().eval()
-    one, other = (
-        CallRecorder(plain).record(*kind.inputs(seed=seed), **kind.keywords(seed=seed)) for seed in (seeds(kind))
-    )
+    one, other = (CallRecorder(plain).record(*kind.inputs(seed=seed), **kind.keywords(seed=seed)) for seed in (0, 1))
     unmoved = [
         call.id
         for call, again in zip(one, other, strict=True)
         if torch.equal(call.values, again.values) and call.id not in kind.unresolved
     ]
     assert unmoved == kind.input_independent
-
-
-def seeds(kind: type[Odd]) -> tuple[int, int]:
-    """Two seeds of inputs on which the model makes the same calls."""
-    return (0, 2) if kind.by_batch else (0, 1)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.truth], ids=lambda kind: kind.__name__)
