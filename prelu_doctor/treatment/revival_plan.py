@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -200,7 +200,9 @@ def _incoming(sources: Sequence[_Source], unit: int) -> tuple[Edit, ...]:
         edits += _norm_edits(source, channel) if source.layer.is_norm else _row_edits(source, channel)
     if not edits or closed:
         raise DeclinedError("; ".join(dict.fromkeys(obstacles)) or "no layer writes it")
-    return tuple(edits)
+    # Layers that write one unit are summed: He's variance is that of all their inputs together.
+    fan_in = sum(edit.fan_in for edit in edits if edit.write == "he")
+    return tuple(replace(edit, fan_in=fan_in) if edit.write == "he" else edit for edit in edits)
 
 
 def _norm_edits(source: _Source, channel: int) -> list[Edit]:

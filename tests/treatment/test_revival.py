@@ -296,6 +296,23 @@ def test_new_rows_are_he_normal_for_the_slope_they_get_and_their_bias_is_0() -> 
     assert treated.model.fc.bias[1] == 0
 
 
+class TwoLayersSummed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.head = nn.Linear(3000, 4), nn.Linear(1000, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.wide(x) + self.narrow(x[:, :1000])))
+
+
+def test_layers_that_are_summed_before_a_unit_share_its_variance() -> None:
+    model = fill(TwoLayersSummed().eval(), wide__bias=(1, -1e4))
+    treated = untrained(model, gaussian(SAMPLES, 3000))
+    rows = torch.cat([treated.model.wide.weight[1], treated.model.narrow.weight[1]]).detach()
+    assert revived_by(treated) == {":relu#1": [1]}
+    assert float(rows.std()) == pytest.approx((2 / (1.0625 * 4000)) ** 0.5, rel=0.05)
+
+
 class TestEvidence:
     @pytest.mark.parametrize(("samples", "revived"), [(298, False), (299, True)])
     def test_a_firing_rate_bound_of_1_percent_takes_299_samples(self, samples: int, revived: bool) -> None:
