@@ -240,7 +240,7 @@ def _not_for_surgery(site: FoundSite, converts: frozenset[Function]) -> str:
     """Why a site keeps its activation, or an empty string."""
     function = site.activation.function
     if function == "prelu" or function in LEAKY - converts:
-        return f"it is a {function} already, with a negative side of its own"
+        return f"{function} has a negative side of its own already"
     if function not in converts:
         return f"it is a {function}, and --activations does not name it"
     if site.position.module == "":

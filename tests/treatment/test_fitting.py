@@ -198,7 +198,7 @@ def test_a_leaky_relu_keeps_its_slope_and_the_output(model):
 
 def test_a_leaky_relu_is_left_alone_unless_named():
     (change,) = untrained(nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU()), gaussian(30, 4)).changes
-    assert change.declined == "it is a leaky_relu already, with a negative side of its own"
+    assert change.declined == "leaky_relu has a negative side of its own already"
 
 
 def test_a_relu_is_left_alone_where_others_are_named():
