@@ -30,7 +30,7 @@ class OnnxSession:
         model: The file's content; tensors in a second file are not loaded.
         inputs: Input names, in order.
         outputs: Output names, in order.
-        fixed_batch: The number of samples that every input declares on axis 0; None where any leaves it open, or
+        fixed_batch: The number of samples that every input declares on axis 0; None where any leaves it open or
             where they do not agree.
         session: The onnxruntime session.
     """

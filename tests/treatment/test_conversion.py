@@ -110,9 +110,7 @@ def test_an_export_that_is_another_function_leaves_no_file_behind(
 ) -> None:
     export = onnx_file.export_onnx
 
-    def with_one_slope_changed(
-        model: nn.Module, example: object, path: Path, **options: object
-    ) -> onnx_file.OnnxFile:
+    def with_one_slope_changed(model: nn.Module, example: object, path: Path, **options: object) -> onnx_file.OnnxFile:
         made = export(model, example, path, **options)
         stored = onnx.load(path)
         names = {node.input[1] for node in stored.graph.node if node.op_type == "PRelu"}
