@@ -297,15 +297,16 @@ def _proved_export(
         return records.replace(fixed, fixed_because=frozen) if fixed.verdict == "healthy" else proof
 
     def write(path: Path) -> None:
-        batch = dataset.first().to(device_of(model))
+        batch = dataset.first()
         try:
             try:
-                proof = open_or_fixed(batch.take(slice(0, 2)), path)
+                proof = open_or_fixed(batch.take(slice(0, 2)).to(device_of(model)), path)
             except ForwardError as error:
                 if batch.size <= 2:
                     raise
                 # A forward that takes neither one sample nor two may take whole batches.
-                proof = records.replace(tried(batch, path, open_batch=False), fixed_because=error.found.splitlines()[0])
+                proof = tried(batch.to(device_of(model)), path, open_batch=False)
+                proof = records.replace(proof, fixed_because=error.found.splitlines()[0])
         except DoctorError as error:
             raise type(error)(*(part.replace(str(path), str(target)) for part in error.args)) from error
         failed = [check for check in proof.checks if not check.passed]
