@@ -11,13 +11,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from prelu_doctor import __version__, records
-from prelu_doctor.data.batches import Dataset
+from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.deployment import onnx_file, parity
+from prelu_doctor.deployment.freezing import why_frozen
 from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
-from prelu_doctor.errors import BrokenPromiseError, DoctorError, UsageError
+from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
 from prelu_doctor.patient import Patient, open_patient
@@ -279,11 +280,33 @@ def _proved_export(
 ) -> Callable[[Path], None]:
     """A writer that exports and raises unless the file is proved equal to the model."""
 
-    def write(path: Path) -> None:
-        example = dataset.first().take(slice(0, 2)).to(device_of(model))
+    def tried(example: Batch, path: Path, *, open_batch: bool = True) -> records.ParityReport:
+        written = onnx_file.export_onnx(model, example, path, opset=opset, open_batch=open_batch)
+        proof = parity.check_parity(model, path, dataset.scanned, synthetic=dataset.synthetic, model_record=record)
+        return records.replace(proof, fixed_because=written.fixed_because)
+
+    def open_or_fixed(example: Batch, path: Path) -> records.ParityReport:
+        proof = tried(example, path)
+        frozen = why_frozen(proof)
+        if not frozen:
+            return proof
         try:
-            onnx_file.export_onnx(model, example, path, opset=opset)
-            proof = parity.check_parity(model, path, dataset.scanned, synthetic=dataset.synthetic, model_record=record)
+            fixed = tried(example, path, open_batch=False)
+        except (BrokenPromiseError, ForwardError):
+            return proof
+        return records.replace(fixed, fixed_because=frozen) if fixed.verdict == "healthy" else proof
+
+    def write(path: Path) -> None:
+        batch = dataset.first()
+        try:
+            try:
+                proof = open_or_fixed(batch.take(slice(0, 2)).to(device_of(model)), path)
+            except ForwardError as error:
+                if batch.size <= 2:
+                    raise
+                # A forward that takes neither one sample nor two may take whole batches.
+                proof = tried(batch.to(device_of(model)), path, open_batch=False)
+                proof = records.replace(proof, fixed_because=error.found.splitlines()[0])
         except DoctorError as error:
             raise type(error)(*(part.replace(str(path), str(target)) for part in error.args)) from error
         failed = [check for check in proof.checks if not check.passed]
@@ -300,7 +323,7 @@ def _not_equal(target: Path, failed: Sequence[records.ParityCheck]) -> BrokenPro
     return BrokenPromiseError(
         f"{target}: the exported file differs from the model in {len(failed)} checks; worst: {worst.output} at batch "
         f"size {worst.batch_size}, scaled error {worst.scaled_error:.3g}{detail}",
-        "the same outputs at batch sizes 1, 2 and 5",
+        "the same outputs at every batch size",
         "look for a forward that depends on the batch size, draws random numbers, or computes in less than float32; "
         "nothing was written",
     )

@@ -246,6 +246,10 @@ class ParityReport(Record, frozen=True, kw_only=True):
     tolerance: float
     checks: list[ParityCheck]
     verdict: Literal["healthy", "findings"]
+    fixed_batch: int | None = None
+    """The only batch size that the file takes, as its inputs declare it, and the only one compared; None for any."""
+    fixed_because: str = ""
+    """Why the export could not leave the batch axis open; empty where it did, or where another made the file."""
 
 
 class DeclinedUnits(Record, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from prelu_doctor import Training, Treatment, check_parity, convert, export_onnx, load, open_patient, scan
 from prelu_doctor.errors import CheckpointError, DataError, DoctorError, ForwardError, UsageError
+from prelu_doctor.reports.formats import Format, written
 
 SAMPLES = 400
 DEAD = [2, 5]
@@ -206,6 +208,52 @@ def test_an_export_is_proved_and_found_equal_again(net, x, tmp_path, untouched):
     assert check_parity(other, str(tmp_path / "net.onnx"), x).verdict == "findings"
     with pytest.raises(UsageError, match="exists"):
         export_onnx(net, tmp_path / "net.onnx", x)
+
+
+class LoopsOverSamples(nn.Module):
+    """Its export cannot leave the batch axis open."""
+
+    def forward(self, x):
+        return torch.stack([torch.relu(row - 1) for row in x])
+
+
+class BranchesOnTheBatch(nn.Module):
+    """Its export leaves the batch axis open and holds the other branch."""
+
+    def forward(self, x):
+        return x * 2 if x.shape[0] == 1 else x * 3
+
+
+class TakesThreeOrSix(nn.Module):
+    """Neither one sample nor two."""
+
+    def forward(self, x):
+        return x.reshape(3, -1, *x.shape[1:]).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "why"),
+    [
+        (LoopsOverSamples(), 1, "ValueError: .* static shape of 2"),
+        (BranchesOnTheBatch(), 1, r"exported for any batch size, it differs from the model at 1 \(scaled error 0.5\)"),
+        (TakesThreeOrSix(), 6, "the model's forward raised RuntimeError: shape"),
+    ],
+)
+def test_a_forward_that_fixes_the_batch_size_is_proved_at_one_size_and_the_proof_says_why(tmp_path, model, size, why):
+    batches = [torch.randn(6, 4, generator=torch.Generator().manual_seed(0))]
+    proof = export_onnx(model, tmp_path / "m.onnx", batches)
+    assert (proof.verdict, proof.fixed_batch) == ("healthy", size)
+    assert re.match(why, proof.fixed_because)
+    again = check_parity(model, tmp_path / "m.onnx", batches)
+    assert (again.verdict, again.fixed_batch, again.fixed_because) == ("healthy", size, "")
+
+
+def test_the_proof_of_a_conversion_says_that_the_batch_size_is_fixed(tmp_path):
+    batches = [torch.randn(6, 4, generator=torch.Generator().manual_seed(0))]
+    conversion = convert(LoopsOverSamples(), batches, Treatment(training=Training(steps=0)))
+    report = conversion.save(tmp_path / "m.safetensors", onnx=tmp_path / "m.onnx")
+    assert report.parity.fixed_batch == 1
+    assert "this file takes batches of 1 alone: ValueError" in re.sub(r"\s+", " ", written(report, Format.TEXT))
 
 
 def test_a_converted_checkpoint_is_refused_because_its_first_recipe_would_be_lost(net, x, tmp_path):

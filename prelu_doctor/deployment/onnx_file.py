@@ -1,4 +1,4 @@
-"""Exporting an eager model to one ONNX file with a dynamic batch axis."""
+"""Exporting an eager model to one ONNX file, its batch axis open wherever the exporter can leave it so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prelu_doctor.data.batches import Batch
 from prelu_doctor.deployment.eager import eager_outputs, named_inputs, named_tensors
 from prelu_doctor.deployment.onnx_graph import opset_of, tidy
 from prelu_doctor.deployment.quiet import quiet
-from prelu_doctor.errors import BrokenPromiseError, DoctorError
+from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError
 from prelu_doctor.undisturbed import undisturbed
 
 BATCH_AXIS = "batch"
@@ -34,6 +34,8 @@ class OnnxFile:
         opset: Operator set version, read back from the file.
         inputs: Input names, in order.
         outputs: Output names, in order.
+        fixed_batch: The only batch size that the file takes; None where it takes any.
+        fixed_because: Why the batch axis could not be left open; empty where it was, or where nobody asked for that.
     """
 
     path: Path
@@ -41,10 +43,17 @@ class OnnxFile:
     opset: int
     inputs: list[str]
     outputs: list[str]
+    fixed_batch: int | None = None
+    fixed_because: str = ""
 
 
-def export_onnx(model: nn.Module, batch: Batch, path: Path, *, opset: int | None = None) -> OnnxFile:
+def export_onnx(
+    model: nn.Module, batch: Batch, path: Path, *, opset: int | None = None, open_batch: bool = True
+) -> OnnxFile:
     """Write the model in eval mode as ONNX, its inputs named after the forward's arguments.
+
+    Axis 0 of every input becomes dynamic. Where the exporter refuses that (the forward needs a number to compute with),
+    the file takes one sample at a time; where the model does not run on one, as many as the batch has.
 
     The model, its modes, the batch and the random states are as before afterwards. The same model gives the same
     bytes in the same environment, and the file names no path of this machine. An export is a claim and no proof: a
@@ -52,18 +61,20 @@ def export_onnx(model: nn.Module, batch: Batch, path: Path, *, opset: int | None
 
     Args:
         model: The eager model.
-        batch: Example inputs; axis 0 of each becomes dynamic.
+        batch: Example inputs.
         path: The file to write. Weights above 1.5 GiB go to a second file, named like it with `.data` appended; that
             name stands inside the first, so `path` should carry its final name already (in a folder of its own).
         opset: ONNX operator set version; None for the exporter's default.
+        open_batch: Whether to try a dynamic axis at all.
 
     Raises:
         ForwardError: If the model's forward raises on the batch.
-        BrokenPromiseError: If the exporter refuses, or does not keep to the opset.
+        BrokenPromiseError: If the exporter refuses, whatever the shapes, or does not keep to the opset.
     """
-    batch = _at_least_two_samples(batch)
-    with undisturbed(model), quiet():
-        exported = _export(model, batch, opset)
+    if open_batch:
+        exported, fixed_batch, fixed_because = _open_where_possible(model, batch, opset)
+    else:
+        (exported, fixed_batch), fixed_because = _fixed(model, batch, opset), ""
     if opset is not None and opset_of(exported) != opset:
         raise BrokenPromiseError(
             f"the exporter wrote operator set {opset_of(exported)}",
@@ -76,7 +87,33 @@ def export_onnx(model: nn.Module, batch: Batch, path: Path, *, opset: int | None
         opset=opset_of(exported),
         inputs=[value.name for value in exported.graph.input],
         outputs=[value.name for value in exported.graph.output],
+        fixed_batch=fixed_batch,
+        fixed_because=fixed_because,
     )
+
+
+def _open_where_possible(model: nn.Module, batch: Batch, opset: int | None) -> tuple[onnx.ModelProto, int | None, str]:
+    """The file, the only batch size that it takes, and why: None and nothing where it takes any."""
+    try:
+        return _export(model, _at_least_two_samples(batch), opset, True), None, ""
+    except (BrokenPromiseError, ForwardError) as refusal:
+        try:
+            exported, size = _fixed(model, batch, opset)
+        except (BrokenPromiseError, ForwardError):
+            raise refusal from refusal.__cause__  # the same again, or a worse one: a size was not what it lacked
+        return exported, size, _first_line(refusal)
+
+
+def _first_line(refusal: BrokenPromiseError | ForwardError) -> str:
+    return refusal.found.splitlines()[0] if isinstance(refusal, ForwardError) else _root_reason(refusal)
+
+
+def _fixed(model: nn.Module, batch: Batch, opset: int | None) -> tuple[onnx.ModelProto, int]:
+    """The file for one size of batch, and that size."""
+    try:
+        return _export(model, batch.take(slice(1)), opset, False), 1
+    except ForwardError:
+        return _export(model, batch, opset, False), batch.size
 
 
 class _Flat(nn.Module):
@@ -98,14 +135,19 @@ def _at_least_two_samples(batch: Batch) -> Batch:
     return batch if batch.size > 1 else batch.take(torch.zeros(2, dtype=torch.long))
 
 
-def _export(model: nn.Module, batch: Batch, opset: int | None) -> onnx.ModelProto:
+def _export(model: nn.Module, batch: Batch, opset: int | None, open_batch: bool) -> onnx.ModelProto:
+    with undisturbed(model), quiet():
+        return _traced(model, batch, opset, open_batch=open_batch)
+
+
+def _traced(model: nn.Module, batch: Batch, opset: int | None, *, open_batch: bool) -> onnx.ModelProto:
     inputs = named_inputs(model, batch)
     try:
         outputs = list(eager_outputs(model, batch))
         program: Any = torch.onnx.export(
             _Flat(model, batch).eval(),
             tuple(tensor.clone() for tensor in inputs.values()),  # a tensor given twice would become one input
-            dynamic_shapes=(tuple({0: BATCH_AXIS} for _ in inputs),),
+            dynamic_shapes=(tuple({0: BATCH_AXIS} for _ in inputs),) if open_batch else None,
             input_names=[f"input_{index}" for index in range(len(inputs))],
             opset_version=opset,
             dynamo=True,
@@ -125,11 +167,15 @@ def _export(model: nn.Module, batch: Batch, opset: int | None) -> onnx.ModelProt
 
 
 def _root_reason(error: BaseException) -> str:
-    """The first line of the error at the bottom of the exporter's chain: the rest is its advice to itself."""
+    """The first line that says something of the error at the bottom of the exporter's chain.
+
+    The rest is its advice to itself, and a first line that ends in a colon announces the second.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+    lines = [line.strip("- ") for line in str(error).splitlines() if line.strip("- ")]
+    says = lines[1:] if lines[1:] and lines[0].endswith(":") else lines
+    return f"{type(error).__name__}: {says[0][:200] if says else 'no message'}"
 
 
 def _save(exported: onnx.ModelProto, path: Path) -> Path | None:

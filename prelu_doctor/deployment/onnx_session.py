@@ -30,6 +30,8 @@ class OnnxSession:
         model: The file's content; tensors in a second file are not loaded.
         inputs: Input names, in order.
         outputs: Output names, in order.
+        fixed_batch: The number of samples that every input declares on axis 0; None where any leaves it open or
+            where they do not agree.
         session: The onnxruntime session.
     """
 
@@ -39,6 +41,7 @@ class OnnxSession:
     model: onnx.ModelProto
     inputs: list[str]
     outputs: list[str]
+    fixed_batch: int | None
     session: Any
 
     def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
@@ -69,8 +72,16 @@ def open_onnx(path: Path) -> OnnxSession:
         model=model,
         inputs=[value.name for value in session.get_inputs()],
         outputs=[value.name for value in session.get_outputs()],
+        fixed_batch=_fixed_batch(session),
         session=session,
     )
+
+
+def _fixed_batch(session: Any) -> int | None:
+    # An open axis is a name or None; an input without axes has no batch.
+    declared = {value.shape[0] if value.shape else None for value in session.get_inputs()}
+    size = declared.pop() if len(declared) == 1 else None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _content(path: Path) -> bytes:

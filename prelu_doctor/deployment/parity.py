@@ -15,11 +15,15 @@ from prelu_doctor.deployment.side_by_side import SideBySide, Source
 from prelu_doctor.deployment.slopes import compare_slopes
 from prelu_doctor.devices import device_of
 from prelu_doctor.errors import DataError, ForwardError
+from prelu_doctor.escaping import escaped
 from prelu_doctor.records import Model, ParityCheck, ParityReport, Tool
 from prelu_doctor.undisturbed import undisturbed
 
 MAX_SLICES = 4
 """How many batches of each size are compared, where the data has as many."""
+
+LARGEST_FIXED_BATCH = 4096
+"""Samples: a file that nobody vouches for may declare any number, and would be given as many."""
 
 
 def check_parity(
@@ -35,15 +39,16 @@ def check_parity(
 ) -> ParityReport:
     """Run both on the same samples at several batch sizes, and compare every output.
 
-    Several sizes, because an export may have frozen the batch axis. Samples are taken from the data in order and
-    repeated where the data holds too few. Slopes of `PRelu` nodes that carry a module's name are compared bit by bit
-    besides: a wrong slope shows only where an input reaches its negative side.
+    Several sizes, because an export may have frozen the batch axis. A file whose inputs declare one size is compared
+    at that size alone, and the report says so; one that declares an open axis must keep to it. Samples are taken from
+    the data in order and repeated where the data holds too few. Slopes of `PRelu` nodes that carry a module's name are
+    compared bit by bit besides: a wrong slope shows only where an input reaches its negative side.
 
     Args:
         model: The eager model; as before afterwards.
         onnx_path: The file to judge. It is validated before it is run.
         batches: The data, or a callable for a fresh iterator over it.
-        batch_sizes: Numbers of samples N to compare at.
+        batch_sizes: Numbers of samples N to compare at, where the file leaves N open.
         tolerance: Largest scaled error max |onnx - torch| / max |torch| that passes.
         synthetic: Whether the data is seeded noise.
         model_record: What the report says about the model.
@@ -57,6 +62,10 @@ def check_parity(
         BrokenPromiseError: If the eager model gives something that is not a tensor.
     """
     onnx_file = open_onnx(onnx_path)
+    fixed = onnx_file.fixed_batch
+    if fixed is not None:
+        _check_fixed_batch(fixed, onnx_path)
+        batch_sizes = (fixed,)
     source: Source = "synthetic" if synthetic else "data"
     samples = _samples(batches() if callable(batches) else batches, MAX_SLICES * sum(batch_sizes))
     checks = compare_slopes(model, onnx_file, source)
@@ -72,7 +81,17 @@ def check_parity(
         tolerance=tolerance,
         checks=checks,
         verdict="healthy" if all(check.passed for check in checks) else "findings",
+        fixed_batch=fixed,
     )
+
+
+def _check_fixed_batch(size: int, path: Path) -> None:
+    if size > LARGEST_FIXED_BATCH:
+        raise DataError(
+            f"{escaped(path)} takes batches of {size:,} samples alone",
+            f"an open batch axis, or one of at most {LARGEST_FIXED_BATCH:,}",
+            "export the model again with fewer samples",
+        )
 
 
 def _samples(batches: Iterable[Batch], wanted: int) -> Batch:

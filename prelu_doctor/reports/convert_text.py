@@ -14,7 +14,7 @@ from prelu_doctor.reports.change_table import ChangeTable, learned_slopes
 from prelu_doctor.reports.figures import count, listed, number, percent, slope
 from prelu_doctor.reports.glyphs import Glyphs, glyphs
 from prelu_doctor.reports.page import heading, listing, model_facts, prose, synthetic_banner, title
-from prelu_doctor.reports.parity_text import parity_sentence
+from prelu_doctor.reports.parity_text import fixed_batch_sentence, parity_sentence
 from prelu_doctor.reports.tables import Heading, table
 
 SITES_LISTED = 3
@@ -134,7 +134,8 @@ def _reason(quantity: str, reason: str, ids: list[str]) -> list[Text]:
 def _proof(report: ConvertReport, signs: Glyphs) -> list[list[Text]]:
     rows = [("output", _preservation(report)), ("fine-tune", _fine_tune(report, signs))]
     if report.parity:
-        rows.append(("ONNX", parity_sentence(report.parity)))
+        said = (parity_sentence(report.parity), fixed_batch_sentence(report.parity))
+        rows.append(("ONNX", "; ".join(filter(None, said))))
     return [[Text(name, style="dim"), Text(plain(sentence), overflow="fold")] for name, sentence in rows]
 
 

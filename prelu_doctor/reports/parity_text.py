@@ -44,6 +44,14 @@ def parity_sentence(report: ParityReport) -> str:
     return f"the same function in {compared}, {within}; worst {number(_worst(report))}"
 
 
+def fixed_batch_sentence(report: ParityReport) -> str:
+    """That the file takes one batch size alone, and why; empty where it takes any."""
+    if report.fixed_batch is None:
+        return ""
+    why = report.fixed_because or "its inputs declare that size, and it was compared at no other"
+    return f"this file takes batches of {report.fixed_batch:,} alone: {why}"
+
+
 @dataclass(frozen=True)
 class _ParityPage:
     report: ParityReport
@@ -60,6 +68,8 @@ class _ParityPage:
             yield table(headings, cells, options.max_width, glyphs(options))
             yield Text("")
         yield Text.assemble(verdict_word(report.verdict), "  ", parity_sentence(report), overflow="fold")
+        if report.fixed_batch is not None:
+            yield Text(plain(fixed_batch_sentence(report)), overflow="fold")
         differing = [_difference(check) for check in report.checks if _why(check)]
         if differing:
             yield heading("What differs")

@@ -120,6 +120,41 @@ class FrozenBatchBranch(nn.Module):
         return x * 2 if x.shape[0] == 1 else x * 3
 
 
+class LoopsOverSamples(nn.Module):
+    """The exporter refuses an open axis: the loop has as many turns as there are samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = nn.PReLU(4)
+
+    def forward(self, x):
+        return torch.stack([self.act(row[None])[0] for row in x])
+
+
+class TakesThree(nn.Module):
+    """The exporter refuses an open axis, and the model any other size."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("offsets", torch.arange(12.0).reshape(3, 4))
+
+    def forward(self, x):
+        assert x.shape[0] == 3, "three samples alone"
+        return x + self.offsets
+
+
+class TwosEverywhere(nn.Module):
+    """Every axis has the length of the example's batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x, y):
+        rows = self.linear(x) + y.mean(1)
+        return rows, rows.T, rows[:, None] * y, rows.T @ rows
+
+
 class PrintsAndBranchesOnData(nn.Module):
     """The exporter refuses it, at length."""
 

@@ -20,9 +20,12 @@ from deployed_models import (
     DataclassOutput,
     FrozenBatchBranch,
     KeywordsOnly,
+    LoopsOverSamples,
     PrintsAndBranchesOnData,
     ReturnsAString,
+    TakesThree,
     TwoInputsInPlace,
+    TwosEverywhere,
     gaussian,
 )
 
@@ -119,6 +122,48 @@ def test_a_single_example_does_not_freeze_the_batch_and_mixed_modes_and_paramete
     assert dimensions(onnx.load(made.path).graph.input[0])[0] == "batch"
     assert [model.training, model.norm.training, model.drop.training] == [True, False, True]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_an_axis_as_long_as_the_examples_batch_is_not_taken_for_the_batch(tmp_path):
+    made = export_onnx(TwosEverywhere(), Batch(args=(gaussian(2, 2), gaussian(2, 2, 2))), tmp_path / "m.onnx")
+    graph = onnx.load(made.path).graph
+    assert [dimensions(value) for value in graph.input] == [["batch", 2], ["batch", 2, 2]]
+    assert [dimensions(value) for value in graph.output] == [["batch", 2], [2, "batch"], ["batch", 2, 2], [2, 2]]
+    assert (made.fixed_batch, made.fixed_because) == (None, "")
+
+
+def test_a_forward_that_needs_the_batch_size_gets_a_file_for_one_sample_and_the_reason(tmp_path):
+    model = LoopsOverSamples().train()
+    made = export_onnx(model, ROWS, tmp_path / "m.onnx")
+    assert made.fixed_batch == 1
+    assert "tracing inferred a static shape of 12" in made.fixed_because
+    assert "\n" not in made.fixed_because
+    graph = onnx.load(made.path).graph
+    assert [dimensions(value) for value in (*graph.input, *graph.output)] == [[1, 4], [1, 4]]
+    assert [node.name for node in graph.node if node.op_type == "PRelu"] == ["act/PRelu"]
+    assert model.training
+
+
+def test_a_model_that_does_not_run_on_one_sample_gets_a_file_for_the_batch_it_was_given(tmp_path):
+    made = export_onnx(TakesThree(), ROWS.take(slice(3)), tmp_path / "m.onnx")
+    assert made.fixed_batch == 3
+    assert dimensions(onnx.load(made.path).graph.input[0]) == [3, 4]
+
+
+def test_a_model_that_takes_one_sample_alone_says_what_it_does_to_two(tmp_path):
+    class TakesOne(torch.nn.Module):
+        def forward(self, x):
+            return x.reshape(1, 4) * 2
+
+    made = export_onnx(TakesOne(), ROWS.take(slice(1)), tmp_path / "m.onnx")
+    assert made.fixed_batch == 1
+    assert "shape '[1, 4]' is invalid for input of size 8 on inputs x [2, 4]" in made.fixed_because
+
+
+def test_an_open_axis_is_not_tried_where_the_caller_knows_better(tmp_path):
+    made = export_onnx(FrozenBatchBranch(), ROWS, tmp_path / "m.onnx", open_batch=False)
+    assert (made.fixed_batch, made.fixed_because) == (1, "")
+    assert onnx.load(made.path).graph.node[0].op_type == "Mul"
 
 
 def test_modes_are_restored_after_a_forward_that_raises(tmp_path):

@@ -7,7 +7,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from deployed_models import IMAGES, ROWS, CountsItsCalls, FrozenBatchView, TwoInputsInPlace, gaussian
+from deployed_models import (
+    IMAGES,
+    ROWS,
+    CountsItsCalls,
+    FrozenBatchView,
+    LoopsOverSamples,
+    TakesThree,
+    TwoInputsInPlace,
+    gaussian,
+)
 from onnx import TensorProto, helper
 from torch import nn
 
@@ -37,12 +46,13 @@ def slope_tensor(model, node_name):
     return next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
 
 
-def handmade(folder, nodes, *, inputs, outputs, initializers=()):
-    """A float32 model over rows of 4, written by hand."""
+def handmade(folder, nodes, *, inputs, outputs, initializers=(), sizes="n"):
+    """A float32 model over rows of 4, written by hand; `sizes` is what its inputs declare on axis 0."""
+    declared = zip(inputs, [sizes] * len(inputs) if isinstance(sizes, str | int) else sizes, strict=True)
     graph = helper.make_graph(
         nodes,
         "handmade",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in inputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, 4]) for name, size in declared],
         [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in outputs],
         initializers,
     )
@@ -104,6 +114,65 @@ def test_a_file_that_does_not_run_at_some_size_is_a_finding_and_no_crash(tmp_pat
     report = parity(Returns(lambda x: x), path, ROWS)
     assert {check.batch_size for check in report.checks if not check.passed} == {1, 5}
     assert all("does not run" in check.detail for check in report.checks if not check.passed)
+
+
+@pytest.mark.parametrize(("model", "size"), [(LoopsOverSamples(), 1), (TakesThree(), 3)])
+def test_a_file_for_one_size_is_compared_at_that_size_alone_and_the_report_says_so(tmp_path, model, size):
+    export_onnx(model, ROWS.take(slice(3)), tmp_path / "m.onnx")
+    report = parity(model, tmp_path / "m.onnx", ROWS)
+    assert (report.verdict, report.fixed_batch) == ("healthy", size)
+    assert [check.batch_size for check in report.checks if check.batch_size] == [size] * 4
+
+
+def reshape_to_two_rows(folder, sizes):
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2, 4])
+    node = helper.make_node("Reshape", ["x", "shape"], ["output"])
+    outputs = [("output", TensorProto.FLOAT, ["n", 4])]
+    return handmade(folder, [node], inputs=["x"], outputs=outputs, initializers=[shape], sizes=sizes)
+
+
+def test_a_size_counts_as_fixed_only_where_the_file_declares_it(tmp_path):
+    model = Returns(lambda x: x.clone())
+    report = parity(model, reshape_to_two_rows(tmp_path, 2), ROWS)
+    assert (report.verdict, report.fixed_batch) == ("healthy", 2)
+    report = parity(model, reshape_to_two_rows(tmp_path, "n"), ROWS)
+    assert (report.verdict, report.fixed_batch) == ("findings", None)
+
+
+def test_a_fixed_file_that_computes_something_else_is_found(tmp_path):
+    report = parity(Returns(lambda x: x * 2), reshape_to_two_rows(tmp_path, 2), ROWS)
+    assert (report.verdict, report.fixed_batch) == ("findings", 2)
+
+
+@pytest.mark.parametrize("sizes", [("n", 2), (2, "n")])
+def test_one_input_that_leaves_its_size_open_leaves_it_open_for_all(tmp_path, sizes):
+    node = helper.make_node("Concat", ["left", "right"], ["output"], axis=1)
+    outputs = [("output", TensorProto.FLOAT, ["m", 8])]
+    path = handmade(tmp_path, [node], inputs=["left", "right"], outputs=outputs, sizes=sizes)
+
+    class Joins(nn.Module):
+        def forward(self, left, right):
+            return torch.cat([left, right], 1)
+
+    report = parity(Joins(), path, Batch(args=(gaussian(6, 4), gaussian(6, 4))))
+    assert (report.verdict, report.fixed_batch) == ("findings", None)
+
+
+def test_too_few_samples_for_a_fixed_size_are_repeated(tmp_path):
+    seen = []
+    model = Returns(lambda x: seen.append(x[:, 0].tolist()) or x.clone())
+    node = helper.make_node("Identity", ["x"], ["output"])
+    path = handmade(tmp_path, [node], inputs=["x"], outputs=[("output", TensorProto.FLOAT, [5, 4])], sizes=5)
+    parity(model, path, Batch(args=(torch.arange(8.0).reshape(2, 4),)))
+    assert seen == [[0, 4, 0, 4, 0]]
+
+
+def test_a_file_that_declares_an_absurd_size_is_refused_before_it_is_fed(tmp_path):
+    node = helper.make_node("Identity", ["x"], ["output"])
+    outputs = [("output", TensorProto.FLOAT, [1 << 40, 4])]
+    path = handmade(tmp_path, [node], inputs=["x"], outputs=outputs, sizes=1 << 40)
+    with pytest.raises(DataError, match="batches of 1,099,511,627,776 samples alone"):
+        parity(Returns(torch.clone), path, ROWS)
 
 
 @pytest.mark.parametrize("node", ["last/PRelu", "capped/PRelu", "middle/PRelu", "one/PRelu"])

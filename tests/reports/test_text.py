@@ -157,7 +157,11 @@ def hostile_pages():
     scan = a_report([site], model=model, data=some_data(source=EVIL), unresolved=unresolved)
     changes = [structs.replace(change, site=EVIL) for change in a_converted_cnn().changes]
     parity = a_parity_report(
-        onnx_path=EVIL, model=model, checks=[a_parity_check(output=EVIL, detail=EVIL, passed=False)]
+        onnx_path=EVIL,
+        model=model,
+        fixed_batch=1,
+        fixed_because=EVIL,
+        checks=[a_parity_check(output=EVIL, detail=EVIL, passed=False)],
     )
     check = a_check_report()
     models = [
@@ -260,6 +264,14 @@ def test_parity_says_what_differs():
     assert "FINDINGS not the same function: 2 of 3 comparisons failed" in text
     assert "aux at batch 7: shape [7, 3] against [7, 4]" in text
     assert "mask at batch 1: NaN or infinity at different places" in text
+
+
+def test_parity_at_one_batch_size_says_so_and_why():
+    text = squeezed(page(a_parity_report(fixed_batch=3), width=120))
+    assert "this file takes batches of 3 alone: its inputs declare that size, and it was compared at no other" in text
+    text = squeezed(page(a_parity_report(fixed_batch=1, fixed_because="the loop is as long as the batch"), width=120))
+    assert "this file takes batches of 1 alone: the loop is as long as the batch" in text
+    assert "alone" not in page(a_parity_report())
 
 
 def test_parity_that_compared_nothing_says_so():

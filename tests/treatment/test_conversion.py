@@ -110,8 +110,8 @@ def test_an_export_that_is_another_function_leaves_no_file_behind(
 ) -> None:
     export = onnx_file.export_onnx
 
-    def with_one_slope_changed(model: nn.Module, example: object, path: Path, **options: object) -> None:
-        export(model, example, path, **options)
+    def with_one_slope_changed(model: nn.Module, example: object, path: Path, **options: object) -> onnx_file.OnnxFile:
+        made = export(model, example, path, **options)
         stored = onnx.load(path)
         names = {node.input[1] for node in stored.graph.node if node.op_type == "PRelu"}
         slope = next(tensor for tensor in stored.graph.initializer if tensor.name in names)
@@ -119,6 +119,7 @@ def test_an_export_that_is_another_function_leaves_no_file_behind(
         values[(0,) * values.ndim] += np.float32(0.5)
         slope.CopyFrom(numpy_helper.from_array(values, slope.name))
         onnx.save(stored, path)
+        return made
 
     monkeypatch.setattr(onnx_file, "export_onnx", with_one_slope_changed)
     old = tmp_path / "healed.safetensors"
