@@ -188,7 +188,13 @@ def export(examined: Examination) -> Figures:
             wide = None if refused else _float64_difference(examined)
             return {"parity": False, "error": said, "original": original, "float64": wide}
     worst = max(check.scaled_error for check in proof.checks)
-    return {"parity": proof.verdict == "healthy", "scaled_error": worst, "checks": len(proof.checks)}
+    return {
+        "parity": proof.verdict == "healthy",
+        "scaled_error": worst,
+        "checks": len(proof.checks),
+        "fixed_batch": proof.fixed_batch,
+        "fixed_because": proof.fixed_because,
+    }
 
 
 def _taken_unchanged(examined: Examination) -> Figures:

@@ -100,7 +100,8 @@ def _exported(rows: list[Row]) -> list[str]:
     return [
         f"Converted file loaded onto a fresh model, output equal: {_number_of(reload, 'equal')} models.",
         f"ONNX parity: {_number_of(export, 'parity')} models; {_number_of(possible, 'parity')} that "
-        "`torch.onnx.export` takes unchanged.",
+        "`torch.onnx.export` takes unchanged. "
+        f"{sum(bool(figures.get('fixed_batch')) for figures in export)} files take batches of one size alone.",
     ]
 
 
@@ -187,7 +188,8 @@ def _parity(export: Figures) -> str:
     if "parity" not in export:
         return "?"
     if export["parity"]:
-        return _size(export["scaled_error"])
+        fixed = export.get("fixed_batch")
+        return _size(export["scaled_error"]) + (f" at batch {fixed}" if fixed else "")
     return "**no**" if exportable(export) else "not exportable"
 
 
