@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 NO_SITE = -1
 """Stands for an activation call that could not be placed."""
 
+ENOUGH = 8
+"""Runs that contradict each other: more of them say nothing new."""
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -41,40 +44,40 @@ class Spots:
     """What all forwards so far have shown of the spots; sites are numbers.
 
     Attributes:
-        served: By spot the longest sequences of sites that a run of the owner's forward went through. One, where no
-            two runs contradict each other.
+        sites: By spot all sites that it serves.
         modules: By path of an activation module the sites that it serves; under None those that a function serves.
     """
 
-    served: dict[Spot, list[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(list))
+    sites: dict[Spot, set[int]] = field(default_factory=lambda: defaultdict(set))
     modules: dict[str | None, set[int]] = field(default_factory=lambda: defaultdict(set))
+    _runs: dict[Spot, list[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(list))
 
     def add_run(self, spot: Spot, sites: tuple[int, ...]) -> None:
         """Notes the sites that one run of the owner's forward went through at a spot, in order."""
-        known = self.served[spot]
-        if not any(longer[: len(sites)] == sites for longer in known):
+        self.sites[spot].update({*sites} - {NO_SITE})
+        known = self._runs[spot]
+        if len(known) < ENOUGH and not any(longer[: len(sites)] == sites for longer in known):
             known[:] = [*(shorter for shorter in known if sites[: len(shorter)] != shorter), sites]
 
     def of_site(self, site: int) -> list[Spot]:
         """The spots that make a site's calls."""
-        return [spot for spot, runs in self.served.items() if any(site in run for run in runs)]
+        return [spot for spot, sites in self.sites.items() if site in sites]
 
     def of_owner(self, owner: str) -> list[int]:
         """The sites that a module's forward serves, lowest first."""
-        numbers = {site for spot, runs in self.served.items() if spot.owner == owner for run in runs for site in run}
-        return sorted(numbers - {NO_SITE})
+        return sorted({site for spot, sites in self.sites.items() if spot.owner == owner for site in sites})
 
     def turns(self, spot: Spot, site: int) -> list[Turn] | None:
         """Which of a spot's calls belong to a site; None where that differs from run to run."""
-        if len(self.served[spot]) > 1:
+        if len(self._runs[spot]) > 1:
             return None
-        (run,) = self.served[spot]
+        (run,) = self._runs[spot]
         period = _period(run)
         return [Turn(turn, period) for turn, other in enumerate(run[: period or None]) if other == site]
 
     def sections(self, spot: Spot, site: int) -> list[Turn] | None:
         """As `turns` for a spot that serves one site after the other, each with any number of calls in a row."""
-        orders = {tuple(_without_repeats(run)) for run in self.served[spot]}
+        orders = {tuple(_without_repeats(run)) for run in self._runs[spot]}
         order = max(orders, key=len)
         if len(orders) > 1 or len(set(order)) < len(order):
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prelu_doctor.sites.spots import NO_SITE, Spot, Spots, Turn
+from prelu_doctor.sites.spots import ENOUGH, NO_SITE, Spot, Spots, Turn
 
 LINE = Spot("block", "Block.forward@00000000+1:2")
 
@@ -40,9 +40,12 @@ def test_runs_that_contradict_each_other_tell_no_turns(runs: list[tuple[int, ...
     assert after(*runs).turns(LINE, 0) is None
 
 
-def test_a_run_that_another_one_continues_is_not_kept() -> None:
-    assert after((0, 1, 2), (0, 1), (0,)).served[LINE] == [(0, 1, 2)]
-    assert after((0,), (0, 1), (0, 1, 2)).served[LINE] == [(0, 1, 2)]
+def test_what_is_kept_does_not_grow_with_the_number_of_runs() -> None:
+    spots = after(*[(0,) * length for length in range(1, 50)])
+    assert spots._runs[LINE] == [(0,) * 49]
+    spots = after(*[(number, number + 1) for number in range(100)])
+    assert len(spots._runs[LINE]) == ENOUGH
+    assert spots.of_owner("block") == list(range(101))
 
 
 def test_sections_are_sites_in_a_row_each_with_any_number_of_calls() -> None:
