@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 """Values that are compared by `==`."""
+
+PASSIVE = (torch.dtype, torch.device, torch.Size)
+"""What an object may hold beside its tensors, and that nobody computes."""
 
 LeafPath = tuple[Any, ...]
 
@@ -18,10 +23,10 @@ LeafPath = tuple[Any, ...]
 def leaves_of(output: Any) -> Iterator[tuple[LeafPath, Any]]:
     """Every leaf of a forward's output with the path of keys to it, depth first.
 
-    Takes tuples, lists, mappings, dataclasses and registered pytree nodes apart. What is none of them is a leaf: a
-    tensor, a plain value, or an object that cannot be looked into.
+    Takes tuples, lists, mappings, dataclasses, registered pytree nodes and objects that have attributes (caches, say)
+    apart. What is none of them is a leaf: a tensor, a plain value, or an object that cannot be looked into.
     """
-    return _walk(output, ())
+    return _walk(output, (), ())
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -41,13 +46,13 @@ def path_text(path: LeafPath) -> str:
     return "_".join(str(step) for step in steps)
 
 
-def _walk(value: Any, path: LeafPath) -> Iterator[tuple[LeafPath, Any]]:
+def _walk(value: Any, path: LeafPath, inside: tuple[int, ...]) -> Iterator[tuple[LeafPath, Any]]:
     children = _children(value)
-    if children is None:
+    if children is None or id(value) in inside:  # an object may hold itself
         yield path, value
         return
     for key, child in children:
-        yield from _walk(child, (*path, key))
+        yield from _walk(child, (*path, key), (*inside, id(value)))
 
 
 def _children(value: Any) -> list[tuple[Any, Any]] | None:
@@ -63,4 +68,14 @@ def _children(value: Any) -> list[tuple[Any, Any]] | None:
     if isinstance(value, tuple | list):
         return list(enumerate(value))
     leaves = pytree.tree_leaves(value)
-    return None if len(leaves) == 1 and leaves[0] is value else list(enumerate(leaves))
+    if len(leaves) != 1 or leaves[0] is not value:
+        return list(enumerate(leaves))
+    return _attributes(value)
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]] | None:
+    """What a plain object holds; None for what does something rather than hold something."""
+    if callable(value) or isinstance(value, type | ModuleType) or not hasattr(value, "__dict__"):
+        return None
+    held = {name: held for name, held in vars(value).items() if not callable(held) and not isinstance(held, PASSIVE)}
+    return list(held.items()) or None

@@ -85,7 +85,8 @@ def _residual(change: SiteChange) -> float:
 def _after(report: ConvertReport, change: SiteChange) -> Site | None:
     """The site in the second scan: a call that got a module of its own goes by that module's name there."""
     after = {site.id: site for site in report.after.sites}
-    return after.get(change.module) or after.get(change.site)
+    in_a_loop = f"{change.module}#1"
+    return after.get(change.module) or after.get(in_a_loop) or after.get(change.site)
 
 
 def _cells(change: SiteChange, before: Site | None, after: Site | None, signs: Glyphs) -> list[Text]:

@@ -121,7 +121,7 @@ def is_activation_module(module: nn.Module | None, functions: Collection[Functio
     """
     if module is None or not isinstance(module, (nn.Hardtanh, nn.Threshold, *(kind for kind, _ in _MODULES))):
         return False
-    if type(module).forward.__module__.partition(".")[0] not in ("torch", "prelu_doctor"):
+    if str(type(module).forward.__module__).partition(".")[0] not in ("torch", "prelu_doctor"):
         return False
     if isinstance(module, nn.Hardtanh):
         return activation_of("hardtanh", (None, module.min_val, module.max_val), {}, functions) is not None

@@ -194,7 +194,7 @@ class Sites:
         for call in graph.activations():
             assert call.position is not None
             number = self._placed.get(call.index, NO_SITE)
-            runs[call.position.path[:-1], Spot(call.position.owner, call.position.location)].append(number)
+            runs[call.position.path[:-1], Spot(call.position.home, call.position.location)].append(number)
             self.spots.modules[call.position.module].add(number)
         for (_, spot), numbers in runs.items():
             self.spots.add_run(spot, tuple(numbers))

@@ -34,6 +34,7 @@ class Position:
     Attributes:
         path: Names of the module calls from the root to this call, each with its ordinal: unique in one forward.
         owner: Path of the module whose forward makes the call (of the activation's caller, for a module call).
+        home: The first path under which the owner is registered: the same by whatever name it was called.
         module: Path of the activation module that is called; None for a functional or method call.
         ordinal: 1 for the first such call in this run of the owner's forward.
         rank: 0 for the first activation call of any form in this run of the owner's forward.
@@ -48,6 +49,7 @@ class Position:
     ordinal: int
     rank: int
     source: str
+    home: str
     location: str = ""
 
 

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import itertools
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -20,8 +21,17 @@ _TORCH = str(Path(torch.__file__).parent) + "/"
 _LAYERS = _TORCH + "nn/modules/"
 _OURS = str(Path(__file__).parents[1]) + "/"
 _STDLIB = sysconfig.get_path("stdlib") + "/"
+_ELSEWHERE = (_TORCH + "utils/checkpoint", _TORCH + "_functorch/")
+"""What runs a function of the user's in a way of its own: again in backward, or over other shapes."""
 _CALL = nn.Module._call_impl.__code__
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
+
+
+ENTRIES: set[CodeType] = {_CALL}
+"""Functions that run the forward of the module that they call `self`."""
+
+OPAQUE: set[CodeType] = set()
+"""Functions behind which no call belongs to a forward of the user's."""
 
 
 def located(frame: FrameType | None) -> tuple[nn.Module | None, str]:
@@ -35,24 +45,34 @@ def located(frame: FrameType | None) -> tuple[nn.Module | None, str]:
 
     Returns:
         The module and the way from its forward to the call: `forward@1f2e3d4c+3:8>helper@...+1:15`, each step a
-        function, a digest of its source, and the line and column in it. No module, where no module's forward is
-        running or a hook makes the call.
+        function, a digest of its source, and the line and column in it. No way, where it cannot be told again: a hook
+        makes the call, `torch.utils.checkpoint`, `torch.vmap` or an `autograd.Function` does, or Python keeps no
+        columns. No module either, where no module's forward is running.
     """
     steps: list[str] = []
+    tellable = True
+    outermost: CodeType | None = None
     inside: tuple[int, int] | None = None  # line of the file and column inside a comprehension
     while frame is not None:
         code = frame.f_code
-        if code is _CALL:
+        if code in OPAQUE:
+            return None, ""
+        if code in ENTRIES:
             module = frame.f_locals["self"]
             if steps or not is_activation_module(module):
-                return (module, ">".join(reversed(steps))) if steps else (None, "")
+                tellable = tellable and outermost in _codes_of(module)
+                return module, ">".join(reversed(steps)) if tellable else ""
         elif not _is_plumbing(code.co_filename):
             place = inside or _place(code, frame.f_lasti)
             inside = None
+            tellable = tellable and place[1] >= 0 and not _has_own_gradient(frame)
             if code.co_name in _COMPREHENSIONS:
                 inside = place  # from Python 3.12 on a comprehension has no frame of its own
             else:
                 steps.append(f"{code.co_qualname}@{_digest(code)}+{place[0] - code.co_firstlineno}:{place[1]}")
+                outermost = code
+        elif code.co_filename.startswith(_ELSEWHERE):
+            tellable = False
         frame = frame.f_back
     return None, ""
 
@@ -72,6 +92,29 @@ def _is_plumbing(file: str) -> bool:
         return file.endswith(("/module.py", "/activation.py"))
     in_stdlib = file.startswith(_STDLIB) and "-packages/" not in file
     return in_stdlib or file.startswith((_TORCH, _OURS, "<frozen"))
+
+
+def _has_own_gradient(frame: FrameType) -> bool:
+    """True in the forward of an `autograd.Function`, which is a forward of no module."""
+    code = frame.f_code
+    if code.co_name != "forward" or not code.co_argcount:
+        return False
+    return not isinstance(frame.f_locals.get(code.co_varnames[0]), nn.Module)
+
+
+def _codes_of(module: nn.Module) -> set[CodeType]:
+    """Where a run of a module's forward may begin: its own function, or what a decorator wraps; not in TorchScript."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return set()
+    return {*_wrapped_codes(type(module).forward), *_wrapped_codes(vars(module).get("forward"))}
+
+
+def _wrapped_codes(function: Any) -> Iterator[CodeType]:
+    while function is not None:
+        inner = getattr(function, "__func__", function)
+        if hasattr(inner, "__code__"):
+            yield inner.__code__
+        function = getattr(inner, "__wrapped__", None)
 
 
 @functools.cache

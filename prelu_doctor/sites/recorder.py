@@ -268,22 +268,30 @@ class Recorder(TorchDispatchMode):
 
     def _position(self, function: str) -> Position:
         frame = self._frames[-1]
-        in_module = is_activation_module(frame.module, self.graph.functions)
-        if in_module and len(self._frames) > 2:  # the model itself has no caller
-            caller = self._frames[-2]
-            caller.rank += 1
-            where = self._location(caller.module)
-            ordinal, source = caller.calls[frame.path], _user_line(self._entry)
-            return Position(frame.call_path, caller.path, frame.path, ordinal, caller.rank - 1, source, where)
-        frame.rank += 1
-        return self._function_position(function, frame.rank - 1)
+        if not is_activation_module(frame.module, self.graph.functions) or len(self._frames) == 2:
+            frame.rank += 1  # a function; or the model itself is the activation, and has no caller
+            return self._function_position(function, frame.rank - 1)
+        caller = self._frames[-2]
+        caller.rank += 1
+        return self._placed(caller, frame.call_path, frame.path, caller.calls[frame.path], caller.rank - 1)
 
     def _function_position(self, function: str, rank: int) -> Position:
-        frame, name = self._frames[-1], f":{function}"
-        frame.calls[name] += 1
-        path = (*frame.call_path, f"{name}#{frame.calls[name]}")
-        source, where = _user_line(self._entry), self._location(frame.module)
-        return Position(path, frame.path, None, frame.calls[name], rank, source, where)
+        owner, name = self._frames[-1], f":{function}"
+        owner.calls[name] += 1
+        path = (*owner.call_path, f"{name}#{owner.calls[name]}")
+        return self._placed(owner, path, None, owner.calls[name], rank)
+
+    def _placed(self, owner: _Frame, path: tuple[str, ...], module: str | None, ordinal: int, rank: int) -> Position:
+        return Position(
+            path=path,
+            owner=owner.path,
+            module=module,
+            ordinal=ordinal,
+            rank=rank,
+            source=_user_line(self._entry),
+            home=self._paths.get(id(owner.module), [owner.path])[0],
+            location=self._location(owner.module),
+        )
 
     def _location(self, owner: nn.Module | None) -> str:
         """Where in its owner's code the running call stands."""

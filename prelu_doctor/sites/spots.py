@@ -18,7 +18,7 @@ class Spot:
     """A place in the code of a module's forward that makes activation calls.
 
     Attributes:
-        owner: Path of the module.
+        owner: Path of the module, the first where it has several.
         location: Where in its code, as `locations.located` tells it; empty where that is not known.
     """
 
@@ -28,15 +28,15 @@ class Spot:
 
 @dataclass(frozen=True)
 class Turn:
-    """One of a spot's calls.
+    """One of a spot's calls, and those that repeat it.
 
     Attributes:
         turn: Number of the call in one run of the owner's forward, from 0.
-        of: After how many calls the turns start over; 0 where they never do.
+        every: After how many calls it comes again; 0 where it never does.
     """
 
     turn: int
-    of: int
+    every: int
 
 
 @dataclass
@@ -72,11 +72,15 @@ class Spots:
         if len(self._runs[spot]) > 1:
             return None
         (run,) = self._runs[spot]
-        period = _period(run)
-        return [Turn(turn, period) for turn, other in enumerate(run[: period or None]) if other == site]
+        start, period = _cycle(run)
+        turns = enumerate(run[: start + period])
+        return [Turn(turn, period if turn >= start else 0) for turn, other in turns if other == site]
 
     def sections(self, spot: Spot, site: int) -> list[Turn] | None:
-        """As `turns` for a spot that serves one site after the other, each with any number of calls in a row."""
+        """As `turns` for a spot that serves one site after the other, each with any number of calls in a row.
+
+        The number of a turn is then that of its site, and `every` how many sites there are.
+        """
         orders = {tuple(_without_repeats(run)) for run in self._runs[spot]}
         order = max(orders, key=len)
         if len(orders) > 1 or len(set(order)) < len(order):
@@ -84,10 +88,24 @@ class Spots:
         return [Turn(order.index(site), len(order))]
 
 
-def _period(run: tuple[int, ...]) -> int:
-    """The shortest cycle that a sequence goes through at least twice, or that is 1; 0 where it is none."""
-    cycles = (n for n in range(1, len(run) // 2 + 1) if all(site == run[k % n] for k, site in enumerate(run)))
-    return 1 if len(run) == 1 else next(cycles, 0)
+LONGEST_CYCLE = 64
+"""Calls: a loop over more layers than that is taken as it was seen."""
+
+
+def _cycle(run: tuple[int, ...]) -> tuple[int, int]:
+    """Where a sequence begins to repeat itself, and after how many; its end and 0 where it does not.
+
+    A cycle is one that is gone through at least twice, or a sequence of one.
+    """
+    if len(run) == 1:
+        return 0, 1
+    for period in range(1, min(len(run) // 2, LONGEST_CYCLE) + 1):
+        start = len(run) - period
+        while start > 0 and run[start - 1] == run[start - 1 + period]:
+            start -= 1
+        if len(run) - start >= 2 * period:
+            return start, period
+    return len(run), 0
 
 
 def _without_repeats(run: Iterable[int]) -> list[int]:

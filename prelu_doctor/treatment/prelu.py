@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,16 +48,29 @@ class AxisPReLU(nn.PReLU):
             RuntimeError: If the axis does not hold C channels.
             IndexError: If `x` has no such axis.
         """
-        given = x.clone() if self.inplace else x  # the gradient needs what the input was
-        sloped = _sloped(given, self.weight, self.axis)
-        result = sloped if self.ceiling is None else sloped.clamp(max=self.ceiling)
-        return x.copy_(result) if self.inplace else result
+        return written_over(x, self._rectified) if self.inplace else self._rectified(x)
+
+    def _rectified(self, x: Tensor) -> Tensor:
+        sloped = _sloped(x, self.weight, self.axis)
+        return sloped if self.ceiling is None else sloped.clamp(max=self.ceiling)
 
     def extra_repr(self) -> str:
         """The arguments, as `repr` shows them."""
         ceiling = "" if self.ceiling is None else f", ceiling={self.ceiling}"
         inplace = ", inplace=True" if self.inplace else ""
         return f"num_parameters={self.num_parameters}, axis={self.axis}{ceiling}{inplace}"
+
+
+def written_over(x: Tensor, rectify: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a rectifier makes of a tensor, which then holds it too.
+
+    A tensor that has no gradient, as the model's input, gets the values alone: it would else hold on to the slopes.
+    """
+    result = rectify(x.clone())  # the gradient needs what the input was
+    if x.requires_grad or not result.requires_grad:
+        return x.copy_(result)
+    x.copy_(result.detach())
+    return result
 
 
 @torch.fx.wrap  # stays one node in a symbolic trace: the ranks that the code below asks for are unknown there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from torch import nn
 from prelu_doctor import records
 from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.devices import device_of
-from prelu_doctor.errors import BrokenPromiseError
+from prelu_doctor.errors import BrokenPromiseError, DoctorError
 from prelu_doctor.scanning.scan import Scan
 from prelu_doctor.sites.activations import CONVERTED
 from prelu_doctor.sites.find import FoundSite
@@ -62,7 +63,7 @@ def operate_and_prove(
     }
     planner, nones = _planner(model, dataset, before, converts)
     inplace: set[str] = set()
-    route: set[str] = set()
+    route: dict[str, str] = {}
     while True:
         plan = planner.plan(alpha_shape, refuse=refuse, inplace=inplace, route=route)
         surgery = operate(model, plan, alpha_shape=alpha_shape, none_arguments=nones)
@@ -72,13 +73,18 @@ def operate_and_prove(
         harmful = set() if kept.equal else _harmful(model, dataset, alpha_shape, nones, plan)
         if not harmful and not idle:
             raise moved("putting PReLUs in place", kept)
-        refuse |= dict.fromkeys(idle & route, "the PReLU that was put in its place is never called")
-        refuse |= dict.fromkeys(harmful & (inplace | route), "a PReLU in its place moves the output")
-        # What a call overwrites may be read again, a graph knows nothing of autocast, and a module may be called from a
-        # plain list that still holds it: next, these calls go on as they did.
+        why = dict.fromkeys(idle, _IDLE) | dict.fromkeys(harmful, _HARMFUL)
+        refuse |= {site: reason for site, reason in why.items() if site in route}
+        # What a call overwrites may be read again, a graph knows nothing of autocast, a module may be called from a
+        # plain list that still holds it, a function with more than one argument: step by step, they go on as they did.
         swapped = {recipe.site for recipe in plan.recipes if recipe.places[0].how == "swap"}
-        inplace |= harmful & swapped
-        route |= (harmful - swapped) | idle
+        first = harmful & swapped - inplace
+        route |= {site: reason for site, reason in why.items() if site not in first}
+        inplace |= first
+
+
+_IDLE = "the PReLU that was put in its place is never called"
+_HARMFUL = "a PReLU in its place moves the output"
 
 
 def moved(what: str, kept: records.Preservation) -> BrokenPromiseError:
@@ -115,7 +121,7 @@ def _planner(
 ) -> tuple[Planner, dict[str, list[str]]]:
     """The planner of a scanned model, and the arguments that are None, of every forward that it may rewrite."""
     probe = before.probe
-    owners = {call.position.owner for call in probe.graph.activations() if call.position}
+    owners = {call.position.home for call in probe.graph.activations() if call.position}
     candidates = [owner for owner in sorted(owners) if not owner.startswith("<") and _is_python(model, owner)]
     nones = none_arguments(model, _example(model, dataset), candidates)
     return Planner(model, probe.graph, probe.sites, nones, converts), nones
@@ -129,8 +135,18 @@ def _prove(model: nn.Module, surgery: Surgery, dataset: Dataset) -> tuple[record
     """Whether the output is what it was, and the sites whose PReLU was never called meanwhile."""
     prelus = {recipe.site: surgery.prelu(recipe.site) for recipe in surgery.done}
     with running(prelus) as called:
-        kept = compare_outputs(model, surgery.model, all_batches(dataset), promised=True)
-    return kept, prelus.keys() - called
+        kept = _compared(model, surgery.model, all_batches(dataset))
+    return kept, prelus.keys() - called if kept.equal else set()
+
+
+def _compared(model: nn.Module, operated: nn.Module, batches: Iterator[Batch]) -> records.Preservation:
+    """How far the output moved: infinitely far, where the operated model does not run."""
+    try:
+        return compare_outputs(model, operated, batches, promised=True)
+    except DoctorError:
+        raise
+    except Exception:  # what is wrong with a PReLU in its place shows in the user's own code
+        return records.Preservation(promised=True, samples=0, equal=False, max_change=math.inf, scale=0.0)
 
 
 def _harmful(
@@ -142,6 +158,6 @@ def _harmful(
         alone = operate(
             model, replace(plan, recipes=[recipe], declined={}), alpha_shape=alpha_shape, none_arguments=nones
         )
-        if not compare_outputs(model, alone.model, iter([dataset.first()]), promised=True).equal:
+        if not _compared(model, alone.model, iter([dataset.first()])).equal:
             harmful.add(recipe.site)
     return harmful

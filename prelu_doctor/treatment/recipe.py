@@ -33,7 +33,7 @@ class Place(Record, frozen=True, kw_only=True):
     turn: int = 0
     """For a routed call: which call there in one run of the forward, from 0."""
     turns: int = 0
-    """For a routed call: after how many calls the turns start over; 0 where they never do."""
+    """For a routed call: after how many calls it comes again; 0 where it never does."""
 
 
 class SiteRecipe(Record, frozen=True, kw_only=True):
@@ -93,3 +93,6 @@ def _check_names(recipe: Recipe) -> None:
     odd = [name for name in names if name and not is_plain_name(name)]
     if odd:
         raise ValueError(f"it names the module {escaped(odd[0])}")
+    for place in (place for site in recipe.sites for place in site.places if place.how == "route"):
+        if place.module.rpartition(".")[0] != place.owner or not place.location or min(place.turn, place.turns) < 0:
+            raise ValueError(f"it routes no call of {escaped(place.owner or 'the model')} to {escaped(place.module)}")

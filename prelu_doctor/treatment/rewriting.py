@@ -7,10 +7,12 @@ not matter. Its forward is then the traced graph with those calls replaced; clas
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -34,6 +36,7 @@ def check_python(owner: nn.Module) -> None:
         raise CannotRewriteError("it is TorchScript, compiled code: convert the model made from its Python class")
     if "forward" in vars(owner):
         raise CannotRewriteError("its forward was replaced on the instance")
+    _subclass(type(owner), {})
 
 
 def rewrite_forward(
@@ -59,7 +62,7 @@ def rewrite_forward(
     """
     graph, nodes = traced_activations(owner, of=of, none_arguments=none_arguments, functions=functions)
     for rank, (name, module) in replacements.items():
-        setattr(owner, name, module)  # add_module asks hasattr, which a __getattr__ may answer for any name
+        add_child(owner, name, module)
         _replace(owner, graph, nodes[rank], name, functions)
     graph.lint()
     _set_forward(owner, graph)
@@ -148,18 +151,43 @@ def _name_as_before(graph: fx.Graph, nones: Mapping[str, None]) -> None:
 
 
 def _trace_with_flag(owner: nn.Module, nones: dict[str, Any]) -> fx.Graph:
-    """Traces with the training flag as a value of the graph, so that a functional dropout keeps following it."""
+    """Traces with the training flag as a value of the graph, so that a functional dropout keeps following it.
+
+    Other values that the forward finds on its module would be frozen, and random numbers drawn once for all.
+    """
     tracer = _ChildrenAreLeaves()
     plain = type(owner)
+    read: dict[str, None] = {}
 
     def training(_self: nn.Module) -> fx.Proxy:
         return tracer.create_proxy("get_attr", "training", (), {})
 
-    owner.__class__ = type(plain.__name__, (plain,), {"training": property(training)})
+    def note(self: nn.Module, name: str) -> Any:
+        value = plain.__getattribute__(self, name)
+        if not name.startswith("_") and isinstance(value, _FROZEN):
+            read[name] = None
+        return value
+
+    drawn = _random_states()
+    specialise(owner, training=property(training), __getattribute__=note)
     try:
-        return tracer.trace(owner, nones)
+        graph = tracer.trace(owner, nones)
     finally:
         owner.__class__ = plain
+    if read:
+        raise CannotRewriteError(f"its forward reads {', '.join(read)}, which a graph would freeze")
+    if drawn != _random_states():
+        raise CannotRewriteError("its forward draws random numbers, which a graph would freeze")
+    return graph
+
+
+def _random_states() -> tuple[object, ...]:
+    numpy = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), numpy["pos"], numpy["key"].tobytes(), torch.get_rng_state().numpy().tobytes()
+
+
+_FROZEN = (bool, int, float, str, bytes, list, dict, set, tuple)
+"""Types of attributes that somebody may set anew, or that a forward keeps things in."""
 
 
 def _trace_in_both_modes(owner: nn.Module, nones: dict[str, Any]) -> fx.Graph:
@@ -241,9 +269,41 @@ def _set_forward(owner: nn.Module, graph: fx.Graph) -> None:
     if isinstance(owner, fx.GraphModule):
         owner.graph = graph
         return
-    forward: Callable[..., Any] = type(fx.GraphModule(owner, graph)).forward
-    plain = type(owner)
-    owner.__class__ = type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
+    specialise(owner, forward=type(fx.GraphModule(owner, graph)).forward)
+
+
+def specialise(owner: nn.Module, **members: Any) -> None:
+    """Gives a module a subclass of its own class, of the same name, with other members.
+
+    Raises:
+        CannotRewriteError: The class does not let itself be subclassed so.
+    """
+    owner.__class__ = _subclass(type(owner), members)
+
+
+def _subclass(plain: type[nn.Module], members: Mapping[str, Any]) -> type[nn.Module]:
+    try:
+        return type(plain.__name__, (plain,), {**members, "__module__": plain.__module__})
+    except TypeError as error:  # an __init_subclass__ or a metaclass of the user's that wants more
+        raise CannotRewriteError(f"its class cannot be subclassed ({_first_line(error)})") from error
+
+
+def names_taken(owner: nn.Module) -> set[str]:
+    """Names that a new child of a module must not have."""
+    return {*dir(type(owner)), *vars(owner), *owner._modules, *owner._parameters, *owner._buffers}
+
+
+def add_child(owner: nn.Module, name: str, child: nn.Module) -> None:
+    """Adds a child, unless it is there already.
+
+    Raises:
+        CannotRewriteError: Something else has this name.
+    """
+    if owner._modules.get(name) is child:
+        return
+    if name in names_taken(owner):
+        raise CannotRewriteError(f"it has a {name} already")
+    setattr(owner, name, child)  # add_module asks hasattr, which a __getattr__ may answer for any name
 
 
 def _first_line(error: Exception) -> str:

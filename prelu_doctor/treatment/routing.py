@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from prelu_doctor.records import Function
 from prelu_doctor.sites.activations import RECOGNISED
-from prelu_doctor.sites.locations import functions_of, located, names_of
+from prelu_doctor.sites.locations import ENTRIES, OPAQUE, functions_of, located, names_of
 from prelu_doctor.treatment.function_calls import rectifier_of
-from prelu_doctor.treatment.rewriting import CannotRewriteError, check_python
-from prelu_doctor.treatment.unrolled_rnn import rnn, rnn_cell
+from prelu_doctor.treatment.prelu import written_over
+from prelu_doctor.treatment.rewriting import CannotRewriteError, check_python, specialise
+from prelu_doctor.treatment.unrolled_rnn import layers_of, rnn, rnn_cell
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Route:
     Attributes:
         location: Where in the owner's code the call stands, as `locations.located` tells it.
         turn: Which call there in one run of the forward, from 0; for a fused RNN, which layer and direction.
-        of: After how many calls the turns start over; 0 where they never do.
+        every: After how many calls it comes again; 0 where it never does.
         prelu: Name of the PReLU, a child of the owner.
     """
 
     location: str
     turn: int
-    of: int
+    every: int
     prelu: str
 
 
@@ -67,35 +69,75 @@ def route_forward(owner: nn.Module, routes: Sequence[Route], functions: Collecti
         CannotRewriteError: The module's forward is not Python code of its class.
     """
     check_routable(owner)
-    plain = type(owner)
-    table = _Table.of(routes)
+    plain = type(owner).forward
+    table = _Table(routes)
 
-    def routed(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with _Router(self, table, functions):
-            return plain.forward(self, *args, **kwargs)
-
-    @functools.wraps(plain.forward)
+    @functools.wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run = functools.partial(_route, self, plain, table, functions)
         if torch.compiler.is_dynamo_compiling():  # it cannot see where a call stands
-            return torch.compiler.disable(routed)(self, *args, **kwargs)
-        return routed(self, *args, **kwargs)
+            run = torch.compiler.disable(run)
+        return run(args, kwargs)
 
-    owner.__class__ = type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
+    specialise(owner, forward=forward)
 
 
-@dataclass(frozen=True)
+def _route(
+    self: nn.Module,
+    plain: Callable[..., Any],
+    table: _Table,
+    functions: Collection[Function],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if _runs_already(self):
+        return plain(self, *args, **kwargs)
+    return _run(self, plain, table, functions, args, kwargs)
+
+
+def _run(
+    self: nn.Module,
+    plain: Callable[..., Any],
+    table: _Table,
+    functions: Collection[Function],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Runs a forward, its calls sent to their PReLUs."""
+    with _Router(self, table, functions):
+        return plain(self, *args, **kwargs)
+
+
+def _runs_already(module: nn.Module) -> bool:
+    """True where a forward calls itself by name, not through its module: that is still the same run."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code not in ENTRIES:
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _run.__code__ and frame.f_locals["self"] is module
+
+
+def _rectified(prelu: nn.Module, x: Tensor, *, in_place: bool) -> Tensor:
+    # In place stays in place: a view of the input, or the caller who owns it, may look at it later.
+    result: Tensor = written_over(x, prelu) if in_place else prelu(x)
+    return result
+
+
+ENTRIES.add(_run.__code__)
+OPAQUE.add(_rectified.__code__)
+
+
 class _Table:
-    """The routes of a forward, by location; and the functions, by their names, that the locations lead through."""
+    """The routes of a forward, by location.
 
-    routes: Mapping[str, Sequence[Route]]
-    functions: Mapping[tuple[str, ...], tuple[str, ...]]
+    Args:
+        routes: All of them.
+    """
 
-    @classmethod
-    def of(cls, routes: Sequence[Route]) -> _Table:
-        by_location: dict[str, list[Route]] = defaultdict(list)
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes: dict[str, list[Route]] = defaultdict(list)
         for route in sorted(routes, key=lambda route: route.turn):
-            by_location[route.location].append(route)
-        return cls(by_location, {tuple(names_of(place)): tuple(functions_of(place)) for place in by_location})
+            self._routes[route.location].append(route)
+        self._functions = {tuple(names_of(place)): functions_of(place) for place in self._routes}
 
     def at(self, location: str) -> Sequence[Route]:
         """The routes at a location.
@@ -103,14 +145,22 @@ class _Table:
         Raises:
             RuntimeError: The code on the way is another version of the code that was converted.
         """
-        known = self.functions.get(tuple(names_of(location)))
-        if known is not None and known != tuple(functions_of(location)):
-            changed = next(now for now, then in zip(functions_of(location), known, strict=True) if now != then)
-            raise RuntimeError(
-                f"the source of {changed.partition('@')[0]} is not what it was when the model was converted: "
-                "convert the original checkpoint again"
-            )
-        return self.routes.get(location, ())
+        found = self._routes.get(location)
+        if found is None:
+            self._check_source(location)
+            found = self._routes[location] = []
+        return found
+
+    def _check_source(self, location: str) -> None:
+        known = self._functions.get(tuple(names_of(location)))
+        if known is None:
+            return
+        for now, then in zip(functions_of(location), known, strict=True):
+            if now != then:
+                raise RuntimeError(
+                    f"the source of {now.partition('@')[0]} is not what it was when the model was converted: convert "
+                    "the original checkpoint again"
+                )
 
 
 class _Router(TorchFunctionMode):
@@ -135,21 +185,21 @@ class _Router(TorchFunctionMode):
         if owner is not self._owner:
             return func(*args, **kwargs)
         if fused:
-            return fused(func, [self._prelu(route) for route in self._table.at(f"{location}>{func.__name__}")], args)
+            routes = self._table.at(f"{location}>{func.__name__}")
+            return fused(func, {route.turn: self._prelu(route) for route in routes}, args, kwargs)
         prelu = self._take_turn(location)
         if prelu is None:
             return func(*args, **kwargs)
         assert activation is not None
-        x = args[0] if args else kwargs["input"]
-        # In place stays in place: a view of the input, or the caller who owns it, may look at it later.
-        return x.copy_(prelu(x.clone())) if activation.in_place else prelu(x)
+        return _rectified(prelu, args[0] if args else kwargs["input"], in_place=activation.in_place)
 
     def _take_turn(self, location: str) -> nn.Module | None:
         """The PReLU of this call, or None where the call stays what it is."""
         turn = self._turns[location]
         self._turns[location] += 1
         for route in self._table.at(location):
-            if route.turn == (turn % route.of if route.of else turn):
+            again = turn > route.turn and route.every > 0 and (turn - route.turn) % route.every == 0
+            if turn == route.turn or again:
                 return self._prelu(route)
         return None
 
@@ -158,20 +208,27 @@ class _Router(TorchFunctionMode):
 
 
 def _is_floating(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """False for a tensor of integers; what stands for a tensor in a trace may be anything."""
     x = args[0] if args else kwargs.get("input")
-    return isinstance(x, Tensor) and x.is_floating_point()
+    return not isinstance(x, Tensor) or x.is_floating_point()
 
 
-def _fused_rnn(func: Callable[..., Any], prelus: Sequence[nn.Module], args: tuple[Any, ...]) -> Any:
-    return rnn(prelus, *args) if prelus else func(*args)
+Fused = Callable[[Callable[..., Any], Mapping[int, nn.Module], tuple[Any, ...], dict[str, Any]], Any]
 
 
-def _fused_cell(func: Callable[..., Any], prelus: Sequence[nn.Module], args: tuple[Any, ...]) -> Any:
-    return rnn_cell(prelus[0], *args) if prelus else func(*args)
+def _fused_rnn(
+    func: Callable[..., Any], prelus: Mapping[int, nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if not prelus:
+        return func(*args, **kwargs)
+    return rnn([prelus.get(number, torch.relu) for number in range(layers_of(args))], *args)
 
 
-_FUSED: dict[str, Callable[[Callable[..., Any], Sequence[nn.Module], tuple[Any, ...]], Any]] = {
-    "rnn_relu": _fused_rnn,
-    "rnn_relu_cell": _fused_cell,
-}
-"""Functions that hide their ReLUs."""
+def _fused_cell(
+    func: Callable[..., Any], prelus: Mapping[int, nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return rnn_cell(prelus[0], *args, **kwargs) if prelus else func(*args, **kwargs)
+
+
+_FUSED: dict[str, Fused] = {"rnn_relu": _fused_rnn, "rnn_relu_cell": _fused_cell}
+"""Functions that hide their ReLUs; a route's turn is then the layer and direction."""

@@ -13,7 +13,7 @@ from prelu_doctor.records import Function
 from prelu_doctor.sites.activations import RECOGNISED, is_activation_function, is_activation_module
 from prelu_doctor.sites.aliases import aliases_of
 from prelu_doctor.treatment.recipe import Place, SiteRecipe
-from prelu_doctor.treatment.rewriting import CannotRewriteError, rewrite_forward
+from prelu_doctor.treatment.rewriting import CannotRewriteError, add_child, rewrite_forward
 from prelu_doctor.treatment.routing import Route, route_forward
 from prelu_doctor.treatment.slopes import AlphaShape, build_prelu, first_module
 from prelu_doctor.treatment.surgery_plan import SurgeryPlan
@@ -131,7 +131,7 @@ def apply_recipes(
     for path, group in routed.items():
         owner = surgery.model.get_submodule(path)
         for place, prelu in group:
-            setattr(owner, _name(place), prelu.train(owner.training))
+            add_child(owner, _name(place), prelu.train(owner.training))
         routes = [Route(place.location, place.turn, place.turns, _name(place)) for place, _ in group]
         route_forward(owner, routes, functions)
 

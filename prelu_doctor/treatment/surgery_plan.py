@@ -16,7 +16,7 @@ from prelu_doctor.sites.graph import Call, Graph
 from prelu_doctor.sites.recorder import FUSED
 from prelu_doctor.sites.spots import Spot
 from prelu_doctor.treatment.recipe import Place, SiteRecipe
-from prelu_doctor.treatment.rewriting import CannotRewriteError, traced_activations
+from prelu_doctor.treatment.rewriting import CannotRewriteError, names_taken, traced_activations
 from prelu_doctor.treatment.routing import check_routable
 from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape, dtype_and_device
 
@@ -77,7 +77,7 @@ class Planner:
         *,
         refuse: Mapping[str, str] | None = None,
         inplace: Collection[str] = (),
-        route: Collection[str] = (),
+        route: Mapping[str, str] | None = None,
     ) -> SurgeryPlan:
         """How a PReLU gets to every site.
 
@@ -85,8 +85,9 @@ class Planner:
             alpha_shape: One slope a channel, a site, or for the whole net.
             refuse: Sites that must not be converted, and why.
             inplace: Sites whose PReLU is to overwrite its input, as their activation did.
-            route: Sites whose calls are to be routed, although they could be replaced otherwise.
+            route: Sites whose calls are to be routed, although they could be replaced otherwise, and why.
         """
+        route = route or {}
         activations = {site.id: site.activation for site in self._sites.found}
         plan = SurgeryPlan([], dict(refuse or {}), activations, self._graph.functions)
         for site in self._sites.found:
@@ -111,7 +112,7 @@ class Planner:
 
         `nn.TransformerEncoderLayer` keeps `F.relu` in its attribute `activation`, and cannot be traced.
         """
-        owner, module = site.position.owner, site.position.module
+        owner, module = site.position.home, site.position.module
         if module is not None:
             return [Place(how="swap", owner=owner, module=module)] if self._is_alone(site, module) else []
         only_call = self._runs[owner] == {1} and self._owners(site) == {owner}
@@ -133,7 +134,7 @@ class Planner:
     def _owners(self, site: FoundSite) -> set[str]:
         return {spot.owner for spot in self._sites.spots.of_site(site.number)}
 
-    def _why_routed(self, sites: Sequence[FoundSite], route: Collection[str]) -> dict[str, str]:
+    def _why_routed(self, sites: Sequence[FoundSite], route: Mapping[str, str]) -> dict[str, str]:
         """By path of an owner why the calls of its sites are routed.
 
         Empty where its forward can be replaced by a graph, which costs nothing when it runs and can be compiled.
@@ -144,16 +145,20 @@ class Planner:
                 by_owner[owner].append(site)
         return {owner: self._why_not_rewritten(owner, group, route) for owner, group in by_owner.items()}
 
-    def _why_not_rewritten(self, owner: str, sites: Sequence[FoundSite], route: Collection[str]) -> str:
+    def _why_not_rewritten(self, owner: str, sites: Sequence[FoundSite], route: Mapping[str, str]) -> str:
         if _is_unregistered(owner):
             return "it is not registered in the model"
         for site in sites:
             if site.id in route:
-                return "replaced otherwise, it computes something else"
-            if not any(call.position and call.position.owner == owner for call in site.calls):
+                return route[site.id]
+            if not any(call.position and call.position.home == owner for call in site.calls):
                 return "a branch of it does not run on the first samples"
             if any(self._served[place] != {site.id} for place in _owner_ranks(site.calls)):
                 return "a line of it serves several sites"
+        if any(not spot.location for spot in self._sites.spots.sites if spot.owner == owner):
+            return "a call of it could not be told again"
+        if self._nones.get(owner):
+            return f"a graph would freeze that {', '.join(self._nones[owner])} is None"
         if len(self._runs[owner]) != 1:
             return "its forward makes another number of activation calls from run to run"
         return self._why_untraceable(owner)
@@ -199,7 +204,10 @@ class Planner:
             reasons = dict.fromkeys((why, str(error)))
             raise CannotRewriteError(f"{place} cannot be rewritten: {', and '.join(reasons)}") from error
         if not spot.location:
-            raise CannotRewriteError(f"{site.position.source}: the call is made by a hook, by no module's forward")
+            raise CannotRewriteError(
+                f"{site.position.source}: the call is made by a hook, or under checkpoint, vmap or an "
+                "autograd.Function, or Python keeps no columns: it could not be told again"
+            )
         turns = (spots.sections if spot.location.endswith(_FUSED) else spots.turns)(spot, site.number)
         if turns is None:
             raise CannotRewriteError(
@@ -208,7 +216,7 @@ class Planner:
         name = _free_name(owner, f"prelu_{spots.of_owner(spot.owner).index(site.number) + 1}")
         module = _inside(spot.owner, name)
         routed = Place(how="route", owner=spot.owner, module=module, location=spot.location)
-        return [replace(routed, turn=turn.turn, turns=turn.of) for turn in turns]
+        return [replace(routed, turn=turn.turn, turns=turn.every) for turn in turns]
 
     def _slope_shape(self, site: FoundSite, alpha_shape: AlphaShape, *, inplace: bool) -> SlopeShape:
         """One slope a unit where the axis is known; one for the site where it was only assumed."""
@@ -257,7 +265,7 @@ def _sites_served(sites: Sequence[FoundSite]) -> dict[tuple[str, int], set[str]]
 
 
 def _owner_ranks(calls: Iterable[Call]) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((call.position.owner, call.position.rank) for call in calls if call.position))
+    return list(dict.fromkeys((call.position.home, call.position.rank) for call in calls if call.position))
 
 
 def _activation_runs(graph: Graph) -> dict[str, set[int]]:
@@ -265,7 +273,7 @@ def _activation_runs(graph: Graph) -> dict[str, set[int]]:
     counts: dict[tuple[tuple[str, ...], str], int] = defaultdict(int)
     for call in graph.activations():
         if call.position:
-            counts[call.position.path[:-1], call.position.owner] += 1
+            counts[call.position.path[:-1], call.position.home] += 1
     runs: dict[str, set[int]] = defaultdict(set)
     for (_, owner), count in counts.items():
         runs[owner].add(count)
@@ -277,7 +285,7 @@ def _inside(owner: str, name: str) -> str:
 
 
 def _free_name(owner: nn.Module, wanted: str) -> str:
-    taken = {*dir(type(owner)), *vars(owner), *owner._modules, *owner._parameters, *owner._buffers}
+    taken = names_taken(owner)
     while wanted in taken:
         wanted += "_"
     return wanted

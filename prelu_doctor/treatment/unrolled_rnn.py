@@ -29,6 +29,12 @@ def rnn_cell(
     return rectify(F.linear(hidden, w_hh, b_hh) + F.linear(x, w_ih, b_ih))
 
 
+def layers_of(args: Sequence[Any]) -> int:
+    """How many layers and directions a call of `torch.rnn_relu` has, given its arguments."""
+    layers, both = (args[5], args[8]) if isinstance(args[2], Tensor) else (args[4], args[7])
+    return layers * (2 if both else 1)  # type: ignore[no-any-return]
+
+
 def rnn(activations: Sequence[Rectify], *args: Any) -> tuple[Tensor, Tensor]:
     """`torch.rnn_relu` with one activation for each layer and direction.
 

@@ -29,6 +29,10 @@ def after(*runs: tuple[int, ...]) -> Spots:
         ([(0, 0, 1)], 0, [Turn(0, 0), Turn(1, 0)]),
         ([(0, NO_SITE, 1)], 1, [Turn(2, 0)]),
         ([(0, 1), (0, 1, 2)], 2, [Turn(2, 0)]),
+        ([(0, 1, 1, 1)], 0, [Turn(0, 0)]),
+        ([(0, 1, 1, 1)], 1, [Turn(1, 1)]),
+        ([(2, 0, 1, 0, 1)], 1, [Turn(2, 2)]),
+        ([(0,) * 5000 + (1,)], 1, [Turn(5000, 0)]),
     ],
 )
 def test_a_sites_turns_follow_from_all_runs(runs: list[tuple[int, ...]], site: int, turns: list[Turn]) -> None:

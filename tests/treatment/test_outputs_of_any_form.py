@@ -55,9 +55,15 @@ def test_a_unit_that_a_dataclass_returns_is_declined() -> None:
     assert result.preservation.scale > 0
 
 
+def test_an_object_that_holds_tensors_is_looked_into() -> None:
+    result = treated(Net(lambda features, logits: Opaque(features)))
+    assert result.changes[0].revived == []
+    assert "reaches the model's output" in result.changes[0].declined_units[0].reason
+
+
 def test_an_object_that_cannot_be_looked_into_is_no_output_to_promise_anything_of() -> None:
-    with pytest.raises(ForwardError, match="Opaque, which cannot be looked into"):
-        treated(Net(lambda features, logits: Opaque(features)))
+    with pytest.raises(ForwardError, match="function, which cannot be looked into"):
+        treated(Net(lambda features, logits: lambda: features))
 
 
 def test_every_output_is_held_against_its_own_scale(monkeypatch: pytest.MonkeyPatch) -> None:

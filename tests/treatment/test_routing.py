@@ -374,3 +374,239 @@ def test_a_cell_gets_a_prelu() -> None:
     assert torch.equal(surgery.model(X), model(X))
     randomised(surgery)
     assert not torch.equal(surgery.model(X), model(X))
+
+
+class FirstStepApart(nn.Module):
+    """One line serves the first step of a loop, which has no state yet, and then all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other = nn.Linear(4, 6), nn.Linear(10, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            inside = self.first(step) if state is None else self.other(torch.cat([step, state], 1))
+            state = F.relu(inside)
+        return state
+
+
+def test_a_loop_whose_first_step_is_another_goes_on_as_long_as_it_likes() -> None:
+    torch.manual_seed(0)
+    model = FirstStepApart().eval()
+    surgery, before = operated(model, X)
+    assert len(before.sites) == len(surgery.done) == 2
+    assert sum(len(recipe.places) for recipe in surgery.done) == 2
+    sites = scan_model(surgery.model, dataset_of(gaussian(2, 30, 4)).scanned()).sites
+    assert [site.function for site in sites] == ["prelu", "prelu"]
+    assert [site.calls for site in sites] == [1, 29]
+
+
+class CallsForward(nn.Module):
+    """Somebody's wrapper, which calls the forward itself and so passes by all hooks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.forward(x)
+
+
+def test_a_forward_that_is_called_by_name_is_routed_too() -> None:
+    _, surgery = converted_loop()
+    randomised(surgery)
+    expected = surgery.model(X)
+    assert torch.equal(surgery.model.forward(X), expected)
+    assert torch.equal(CallsForward(surgery.model)(X), expected)
+
+
+class CallsItself(nn.Module):
+    """A forward that calls itself, by name or through its module, once for every level."""
+
+    def __init__(self, *, by_name: bool) -> None:
+        super().__init__()
+        self.fc, self.by_name = nn.Linear(6, 6), by_name
+
+    def forward(self, x: Tensor, levels: int = 3) -> Tensor:
+        if levels == 0:
+            return x
+        x = F.relu(self.fc(x))
+        return self.forward(x, levels - 1) if self.by_name else self(x, levels - 1)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_recursion_rectifies_once_a_level(by_name: bool) -> None:
+    torch.manual_seed(0)
+    x = gaussian(5, 6, 6)
+    treated = untrained(CallsItself(by_name=by_name), x, alpha=0.3)
+    assert not treated.changes[0].declined
+    expected = x
+    for _ in range(3):
+        expected = F.leaky_relu(treated.model.fc(expected), 0.3)
+    assert torch.allclose(treated.model(x), expected, atol=1e-6)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def rectified(self, x: Tensor) -> Tensor:
+        return F.relu(self.fc(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.utils.checkpoint.checkpoint(self.rectified, x, use_reentrant=False))
+
+
+class OwnGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad
+
+
+class WithOwnGradient(Checkpointed):
+    def rectified(self, x: Tensor) -> Tensor:
+        return OwnGradient.apply(self.fc(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rectified(x))
+
+
+class Mapped(Checkpointed):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.vmap(self.rectified)(x))
+
+
+@pytest.mark.parametrize("kind", [Checkpointed, WithOwnGradient, Mapped])
+def test_a_call_that_torch_makes_in_a_way_of_its_own_is_declined(kind: type[nn.Module]) -> None:
+    x = gaussian(8, 4)
+    treated = untrained(kind(), x)
+    assert [bool(change.declined) for change in treated.changes] == [True]
+    assert "under checkpoint, vmap or an autograd.Function" in treated.changes[0].declined
+
+
+class ActivationInHookAndForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_forward_pre_hook(lambda module, args: (F.relu(module.fc(args[0])),))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.fc(x))
+
+
+def test_a_site_that_a_hook_serves_too_is_declined_as_a_whole() -> None:
+    treated = untrained(ActivationInHookAndForward(), gaussian(8, 4))
+    assert all("made by a hook" in change.declined for change in treated.changes)
+
+
+class Configured(nn.Module):
+    """Looks at plain attributes, counts in a list, draws a random number: what a graph would freeze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.temperature, self.features, self.seen = 1.0, False, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.fc(x))
+        self.seen.append(len(x.shape))
+        if self.training and torch.rand([]) < 0.5:
+            hidden = hidden * 2
+        return hidden if self.features else self.head(hidden) / self.temperature
+
+
+def test_attributes_that_are_set_later_are_heeded() -> None:
+    torch.manual_seed(0)
+    model, x = Configured().eval(), gaussian(8, 4)
+    surgery, _ = operated(model, x)
+    assert not surgery.declined
+    for net in (model, surgery.model):
+        net.temperature = 3.0
+    assert torch.equal(surgery.model(x), model(x))
+    assert len(surgery.model.seen) > len(model.seen) - len(surgery.model.seen)
+    surgery.model.features = True
+    assert surgery.model(x).shape == (8, 6)
+    surgery.model.train()
+    assert len({float(surgery.model(x).sum().detach()) for _ in range(50)}) == 2
+
+
+class SharedBlock(nn.Module):
+    """One block under two names, behind two layers: one line and one module, two sites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = PreActivation()
+        self.left, self.right = nn.Sequential(nn.Linear(4, 6), block), nn.Sequential(nn.Linear(4, 6), block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(x) + self.right(x)
+
+
+class PreActivation(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+def test_two_sites_of_one_shared_block_never_share_a_prelu_in_silence() -> None:
+    treated = untrained(SharedBlock(), gaussian(8, 4))
+    assert len(treated.changes) == 2
+    assert all("for other sites too" in change.declined for change in treated.changes)
+
+
+def test_one_layer_of_an_rnn_can_keep_its_relu() -> None:
+    torch.manual_seed(0)
+    model = OverRnn(RNNS["two layers"]()).eval()
+    with torch.no_grad():
+        model.rnn.bias_ih_l1[2] = float("-inf")
+    surgery, _ = operated(model, X)
+    assert len(surgery.done) == len(surgery.declined) == 1
+    assert equal(output_of(model, X), output_of(surgery.model, X))
+
+
+class TwoArguments(nn.Module):
+    """Holds a function in an attribute, and gives it more than a module would take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.act, self.head = nn.Linear(4, 6), F.relu, nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.fc(x), True))
+
+
+class WantsAName(TwoArguments):
+    """A class that wants to be told something when it is subclassed."""
+
+    def __init_subclass__(cls, *, name: str) -> None:
+        super().__init_subclass__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.fc(x)))
+
+
+@pytest.mark.parametrize(("kind", "declined"), [(TwoArguments, False), (WantsAName, True)])
+def test_what_stands_in_the_way_of_a_prelu_is_met_or_told(kind: type[nn.Module], declined: bool) -> None:
+    model, x = kind(), gaussian(8, 4)
+    surgery, _ = operated(model, x)
+    assert bool(surgery.declined) is declined
+    assert torch.equal(surgery.model(x), model(x))
+
+
+def test_a_callers_tensor_that_is_overwritten_stays_free_of_gradients() -> None:
+    class OverwritesItsInput(TwoArguments):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.fc(F.relu_(x)) if len(x) else x)
+
+    x = gaussian(8, 4)
+    surgery, _ = operated(OverwritesItsInput(), x)
+    given = x.clone()
+    for _ in range(2):
+        surgery.model(given).sum().backward()
+    assert not given.requires_grad
+    assert torch.equal(given, x.relu())

@@ -293,7 +293,7 @@ class RandomLeakyRelu(_Wide):
 
     expected_sites = [(":rrelu#1", 6)]
     functions = {":rrelu#1": "rrelu"}
-    declines = {":rrelu#1": "rrelu already"}
+    declines = {":rrelu#1": "rrelu has a negative side"}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.rrelu(self.up(x), training=self.training))

@@ -115,7 +115,7 @@ class LeakyNet(Odd):
     expected_sites = [("act", 4), (":leaky_relu#1", 5)]
     input_shape = (3,)
     functions = {"act": "leaky_relu", ":leaky_relu#1": "leaky_relu"}
-    declines = {"act": "leaky_relu already", ":leaky_relu#1": "leaky_relu already"}
+    declines = {"act": "leaky_relu has a negative side", ":leaky_relu#1": "leaky_relu has a negative side"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class PReluNet(Odd):
     input_shape = (3, 5, 5)
     functions = {"act": "prelu"}
     truth = {"act": [2]}
-    declines = {"act": "prelu already"}
+    declines = {"act": "prelu has a negative side"}
 
     def __init__(self) -> None:
         super().__init__()

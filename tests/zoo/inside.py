@@ -73,10 +73,11 @@ class InsideDataParallel(Odd):
 
 
 class InsideCheckpoint(Odd):
-    """Activation checkpointing of a block: in training its forward runs again on the way back."""
+    """Activation checkpointing: in training a forward runs again on the way back; a mere method does so on its own."""
 
     expected_sites = [("block:relu#1", 5), ("body.1", 6), (":relu#1", 7)]
     input_shape = (4,)
+    declines = {":relu#1": "under checkpoint"}
 
     def __init__(self) -> None:
         super().__init__()
