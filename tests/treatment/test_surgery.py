@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from treated import dataset_of, equal, gaussian, operated, output_of, same_state, untrained
 from zoo import (
     DropoutFunctional,
@@ -17,6 +18,7 @@ from zoo import (
     InplaceThenOverwritten,
     Integers,
     PlantedModel,
+    RankOne,
     SharedReluTwoWidths,
     every,
 )
@@ -25,6 +27,7 @@ from zoo.odd import Odd
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.leaves import tensors_of
 from prelu_doctor.scanning.scan import Scan, scan_model
+from prelu_doctor.sites.activations import CONVERTED, activation_of
 from prelu_doctor.sites.trace import trace
 from prelu_doctor.treatment.fine_tuning import slope_parameters
 from prelu_doctor.treatment.surgery import Surgery, copy_of
@@ -72,6 +75,42 @@ def test_slopes_of_0_keep_every_output_in_eval_and_in_train_mode(kind: type[Odd]
         assert equal(outputs_of(kind, model, **given), outputs_of(kind, surgery.model, **given))
     twins = copy_of(model).train(), copy_of(surgery.model).train()
     assert equal(*(outputs_of(kind, twin, samples=5) for twin in twins))
+
+
+class LeakyEverywhere(TorchDispatchMode):
+    """Every rectifier that the dispatcher sees has a slope of 0.3: what a model with such PReLUs should compute."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        op, kwargs = func.overloadpacket.__name__, kwargs or {}
+        if op in ("rnn_relu", "rnn_relu_cell"):
+            with self:
+                return func.decompose(*args, **kwargs)
+        activation = activation_of(op, args, kwargs)
+        if not activation or activation.function not in CONVERTED or not args[0].is_floating_point():
+            return func(*args, **kwargs)
+        sloped = torch.where(args[0] > 0, args[0], 0.3 * args[0]).clamp(max=activation.ceiling or torch.inf)
+        return args[0].copy_(sloped) if activation.in_place else sloped
+
+
+@every(but=lambda kind: bool(kind.declines) or kind is RankOne)  # which keep a ReLU
+def test_slopes_act_at_every_call_and_at_no_other(kind: type[Odd]) -> None:
+    """With slopes of 0 a PReLU at the wrong call would go unseen."""
+    model, surgery, _ = surgery_of(kind)
+    model, sloped = copy_of(model), copy_of(surgery.model)
+    for recipe in surgery.done:
+        for place in recipe.places:
+            torch.nn.init.constant_(sloped.get_submodule(place.module).weight, 0.3)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode():
+            for given in ({"samples": 4}, {"samples": 5, "seed": 1}):
+                with LeakyEverywhere():
+                    expected = outputs_of(kind, model, **given)
+                for one, other in zip(expected, outputs_of(kind, sloped, **given), strict=True):
+                    torch.testing.assert_close(other, one, rtol=0.01, atol=0.002, equal_nan=True)  # bfloat16 inside
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @every(but=lambda kind: kind is InplaceThenOverwritten)  # which has no gradients

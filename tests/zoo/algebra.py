@@ -220,7 +220,9 @@ class TimesItsSign(_WrittenOut):
 
 
 class OwnAutograd(_Wide):
-    """A torch.autograd.Function of the user's own, whose forward is a clamp."""
+    """A torch.autograd.Function of the user's own, whose forward is a clamp: its gradient is no PReLU's."""
+
+    declines = {":relu#1": "autograd.Function"}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(_OwnRelu.apply(self.up(x)))
