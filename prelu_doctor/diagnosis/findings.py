@@ -152,7 +152,7 @@ def _too_few_samples(examined: _Examined) -> Iterator[Finding]:
 
 def _nothing_to_examine(examined: _Examined) -> Iterator[Finding]:
     if not examined.sites:
-        yield _finding("PD303", "no activation was seen in the model's forward", sites=0)
+        yield _finding("PD303", "no ReLU or like activation was seen in the model's forward", sites=0)
     elif not examined.data.samples:
         yield _finding("PD303", "no sample was scanned", sites=len(examined.sites), samples=0)
 

@@ -174,8 +174,9 @@ _RULES = (
         "warning",
         "The scan saw no activation this program knows (ReLU, ReLU6, PReLU, LeakyReLU), or had no sample to run. "
         "That is no clean bill of health: the verdict is `undecided`.",
-        "A model of GELU, SiLU or tanh has no units that can die in this sense, and needs no doctor. If you know "
-        "that it has ReLUs, see the unresolved list, and make sure that the data is not empty.",
+        "A model of GELU, SiLU or tanh has no units that can die in this sense; `convert --activations` turns GELU, "
+        "SiLU and Hardswish into PReLUs all the same. If you know that it has ReLUs, see the unresolved list, and make "
+        "sure that the data is not empty.",
     ),
     Rule(
         "PD401",

@@ -81,7 +81,7 @@ def _totals(report: ScanReport) -> Iterator[RenderableType]:
 def _totals_sentence(report: ScanReport) -> str:
     totals = report.totals
     if not totals.sites:
-        return "no activation was seen in this model, so there is nothing to judge"
+        return "no ReLU or like activation was seen in this model, so there is nothing to judge"
     if not report.data.samples:
         return f"no sample was scanned, so nothing is known of the {count(totals.units, 'unit')}"
     sample = _sample_noun(report)

@@ -118,7 +118,7 @@ def test_a_healthy_scan_says_what_it_would_have_seen():
 
 def test_a_scan_without_sites_is_no_clean_bill_of_health():
     text = page(a_report([]))
-    assert "UNDECIDED  no activation was seen" in text
+    assert "UNDECIDED  no ReLU or like activation was seen" in text
     assert "PD303" in text
 
 
