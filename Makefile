@@ -9,10 +9,10 @@ demo: $(INSTALLED)
 	$(BIN)/prelu-doctor demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not zoo"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not zoo" -n 2 --dist loadfile
 
 test-zoo: $(INSTALLED)
-	$(BIN)/python -m pytest -m zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo -n 2
 
 # Every model of the zoo, step by step: most of an hour. ZOO="--only 'timm/*'" runs some of them anew.
 zoo: $(INSTALLED)

@@ -14,9 +14,6 @@ from torch.utils import _pytree as pytree
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 """Values that are compared by `==`."""
 
-PASSIVE = (torch.dtype, torch.device, torch.Size)
-"""What an object may hold beside its tensors, and that nobody computes."""
-
 LeafPath = tuple[Any, ...]
 
 
@@ -47,8 +44,10 @@ def path_text(path: LeafPath) -> str:
 
 
 def _walk(value: Any, path: LeafPath, inside: tuple[int, ...]) -> Iterator[tuple[LeafPath, Any]]:
+    if id(value) in inside:  # an object may hold itself, and is being taken apart
+        return
     children = _children(value)
-    if children is None or id(value) in inside:  # an object may hold itself
+    if children is None:
         yield path, value
         return
     for key, child in children:
@@ -74,8 +73,9 @@ def _children(value: Any) -> list[tuple[Any, Any]] | None:
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]] | None:
-    """What a plain object holds; None for what does something rather than hold something."""
+    """The tensors and containers that a plain object holds; None for what does something rather than hold something."""
     if callable(value) or isinstance(value, type | ModuleType) or not hasattr(value, "__dict__"):
         return None
-    held = {name: held for name, held in vars(value).items() if not callable(held) and not isinstance(held, PASSIVE)}
+    passive = (torch.dtype, torch.device, *PLAIN)  # how the object does its work, and nothing that anybody computes
+    held = {name: held for name, held in vars(value).items() if not callable(held) and not isinstance(held, passive)}
     return list(held.items()) or None
