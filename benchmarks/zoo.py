@@ -55,6 +55,7 @@ def _run(options: argparse.Namespace, results: dict[str, Any]) -> None:
     steps = options.steps.split(",")
     models = {name: row for name, row in results.get("models", {}).items() if name in every}
     results["models"] = models
+    results["of"] = len(every)
     results["environment"] = _environment()
     began = time.monotonic()
     for done, row in enumerate(examine_all(names, steps, jobs=options.jobs, timeout=options.timeout), 1):

@@ -36,8 +36,10 @@ def table(results: dict[str, Any]) -> str:
 def _how(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results.get("environment", {}).items())
     took = f" The run took {results['seconds'] // 60} minutes." if "seconds" in results else ""
+    done, of = len(results["models"]), results.get("of", 0)
+    part = f" {done} of the zoo's {of} models have been run so far; the others are missing below." if done < of else ""
     return (
-        "Written by `make zoo`. Random weights, small random inputs taken for real data, eval mode, CPU, one thread a "
+        f"Written by `make zoo`.{part} Random weights, small random inputs taken for real data, eval mode, CPU, one thread a "
         f"model.{took} {versions}.\n\n"
         "Calls and silent units are counted at the dispatcher by code that shares nothing with the package. Up to "
         "three units a model are killed before the scan. Outputs after surgery are compared on inputs that were not "
