@@ -39,8 +39,8 @@ def _how(results: dict[str, Any]) -> str:
     done, of = len(results["models"]), results.get("of", 0)
     part = f" {done} of the zoo's {of} models have been run so far; the others are missing below." if done < of else ""
     return (
-        f"Written by `make zoo`.{part} Random weights, small random inputs taken for real data, eval mode, CPU, one thread a "
-        f"model.{took} {versions}.\n\n"
+        f"Written by `make zoo`.{part} Random weights, small random inputs taken for real data, eval mode, CPU, one "
+        f"thread a model.{took} {versions}.\n\n"
         "Calls and silent units are counted at the dispatcher by code that shares nothing with the package. Up to "
         "three units a model are killed before the scan. Outputs after surgery are compared on inputs that were not "
         "scanned. The usual recipe: forward hooks on `nn.ReLU` to find the calls, `setattr` of an `nn.PReLU()` for "
