@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import itertools
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,11 @@ from torch import nn
 
 from prelu_doctor.sites.activations import is_activation_module
 
-_TORCH = str(Path(torch.__file__).parent) + "/"
-_LAYERS = _TORCH + "nn/modules/"
-_OURS = str(Path(__file__).parents[1]) + "/"
-_STDLIB = sysconfig.get_path("stdlib") + "/"
-_ELSEWHERE = (_TORCH + "utils/checkpoint", _TORCH + "_functorch/")
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_LAYERS = str(Path(_TORCH, "nn", "modules")) + os.sep
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_STDLIB = str(Path(sysconfig.get_path("stdlib"))) + os.sep
+_ELSEWHERE = tuple(str(Path(_TORCH, *part)) for part in (("utils", "checkpoint.py"), ("_functorch",)))
 """What runs a function of the user's in a way of its own: again in backward, or over other shapes."""
 _CALL = nn.Module._call_impl.__code__
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
@@ -87,10 +88,28 @@ def names_of(location: str) -> list[str]:
     return [step.partition("@")[0] for step in location.split(">")]
 
 
+def user_line(frame: FrameType | None, entry: CodeType) -> str:
+    """File name and line of the nearest frame that is the user's; torch's container where that makes the call.
+
+    Args:
+        frame: The innermost frame.
+        entry: The function that runs the model: what calls it is none of the model's source.
+    """
+    container = "unknown"
+    while frame is not None and frame.f_code is not entry:
+        file = frame.f_code.co_filename
+        if not file.startswith((_TORCH, _OURS, "<")):
+            return f"{Path(file).name}:{frame.f_lineno}"
+        if container == "unknown" and Path(file).name == "container.py":
+            container = f"{Path(file).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return container
+
+
 def _is_plumbing(file: str) -> bool:
     if file.startswith(_LAYERS):
-        return file.endswith(("/module.py", "/activation.py"))
-    in_stdlib = file.startswith(_STDLIB) and "-packages/" not in file
+        return file.endswith(("module.py", "activation.py"))
+    in_stdlib = file.startswith(_STDLIB) and "-packages" not in file
     return in_stdlib or file.startswith((_TORCH, _OURS, "<frozen"))
 
 

@@ -9,8 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +22,7 @@ from prelu_doctor.leaves import opaque_leaf, tensors_of
 from prelu_doctor.records import Function
 from prelu_doctor.sites.activations import Activation, activation_of, is_activation_module
 from prelu_doctor.sites.graph import Call, Graph, Position, Ref
-from prelu_doctor.sites.locations import located
+from prelu_doctor.sites.locations import located, user_line
 from prelu_doctor.sites.written_out import written_out_rectifier
 
 
@@ -288,7 +287,7 @@ class Recorder(TorchDispatchMode):
             module=module,
             ordinal=ordinal,
             rank=rank,
-            source=_user_line(self._entry),
+            source=user_line(sys._getframe(1), self._entry),
             home=self._paths.get(id(owner.module), [owner.path])[0],
             location=self._location(owner.module),
         )
@@ -337,21 +336,3 @@ def _replace_tensors(value: Any, value_of: Callable[[Tensor], int], reads: list[
     if isinstance(value, tuple | list):
         return type(value)(_replace_tensors(item, value_of, reads) for item in value)
     return value
-
-
-_TORCH = str(Path(torch.__file__).parent) + "/"
-_OURS = str(Path(__file__).parents[1]) + "/"
-
-
-def _user_line(entry: CodeType) -> str:
-    """File name and line of the nearest frame that is the user's; torch's container where that makes the call."""
-    frame: FrameType | None = sys._getframe(1)
-    container = "unknown"
-    while frame is not None and frame.f_code is not entry:
-        path = Path(frame.f_code.co_filename)
-        if not frame.f_code.co_filename.startswith((_TORCH, _OURS, "<")):
-            return f"{path.name}:{frame.f_lineno}"
-        if container == "unknown" and path.name == "container.py":
-            container = f"{path.name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return container
