@@ -185,8 +185,11 @@ class _Router(TorchFunctionMode):
         if owner is not self._owner:
             return func(*args, **kwargs)
         if fused:
+            layers, run = fused
             routes = self._table.at(f"{location}>{func.__name__}")
-            return fused(func, {route.turn: self._prelu(route) for route in routes}, args, kwargs)
+            # A line that calls it for several cells has sites that are none of this call's layers: it stays what it is.
+            prelus = {route.turn: self._prelu(route) for route in routes if route.every == layers(args)}
+            return run(prelus, args, kwargs) if prelus else func(*args, **kwargs)
         prelu = self._take_turn(location)
         if prelu is None:
             return func(*args, **kwargs)
@@ -213,22 +216,16 @@ def _is_floating(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return not isinstance(x, Tensor) or x.is_floating_point()
 
 
-Fused = Callable[[Callable[..., Any], Mapping[int, nn.Module], tuple[Any, ...], dict[str, Any]], Any]
-
-
-def _fused_rnn(
-    func: Callable[..., Any], prelus: Mapping[int, nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if not prelus:
-        return func(*args, **kwargs)
+def _run_rnn(prelus: Mapping[int, nn.Module], args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
     return rnn([prelus.get(number, torch.relu) for number in range(layers_of(args))], *args)
 
 
-def _fused_cell(
-    func: Callable[..., Any], prelus: Mapping[int, nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    return rnn_cell(prelus[0], *args, **kwargs) if prelus else func(*args, **kwargs)
+def _run_cell(prelus: Mapping[int, nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return rnn_cell(prelus.get(0, torch.relu), *args, **kwargs)
 
 
-_FUSED: dict[str, Fused] = {"rnn_relu": _fused_rnn, "rnn_relu_cell": _fused_cell}
-"""Functions that hide their ReLUs; a route's turn is then the layer and direction."""
+_FUSED: dict[str, tuple[Callable[[Sequence[Any]], int], Callable[..., Any]]] = {
+    "rnn_relu": (layers_of, _run_rnn),
+    "rnn_relu_cell": (lambda _args: 1, _run_cell),
+}
+"""Functions that hide their ReLUs: how many sites a call has, and how it is run. A route's turn is its site's number."""

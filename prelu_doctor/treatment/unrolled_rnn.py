@@ -15,6 +15,9 @@ from torch import Tensor
 
 Rectify = Callable[[Tensor], Tensor]
 
+ARGUMENTS = 9
+"""Of `torch.rnn_relu`, for padded and for packed sequences alike."""
+
 
 def rnn_cell(
     rectify: Rectify,
@@ -30,7 +33,9 @@ def rnn_cell(
 
 
 def layers_of(args: Sequence[Any]) -> int:
-    """How many layers and directions a call of `torch.rnn_relu` has, given its arguments."""
+    """How many layers and directions a call of `torch.rnn_relu` has; 0 where its arguments are not all positional."""
+    if len(args) < ARGUMENTS:
+        return 0
     layers, both = (args[5], args[8]) if isinstance(args[2], Tensor) else (args[4], args[7])
     return layers * (2 if both else 1)  # type: ignore[no-any-return]
 

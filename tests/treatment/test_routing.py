@@ -610,3 +610,25 @@ def test_a_callers_tensor_that_is_overwritten_stays_free_of_gradients() -> None:
         surgery.model(given).sum().backward()
     assert not given.requires_grad
     assert torch.equal(given, x.relu())
+
+
+class CellsOnOneLine(nn.Module):
+    """One line calls the fused cell for two sets of weights: nothing tells whose turn it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(nn.RNNCell(6, 6, nonlinearity="relu") for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for cell in self.cells:
+            x = torch.rnn_relu_cell(x, x, cell.weight_ih, cell.weight_hh, b_ih=cell.bias_ih, b_hh=cell.bias_hh)
+        return x
+
+
+def test_a_fused_cell_that_serves_two_layers_on_one_line_keeps_its_relus() -> None:
+    torch.manual_seed(0)
+    model, x = CellsOnOneLine().eval(), gaussian(5, 6)
+    surgery, before = operated(model, x)
+    assert len(before.sites) == len(surgery.declined) == 2
+    assert not surgery.done
+    assert torch.equal(surgery.model(x), model(x))
