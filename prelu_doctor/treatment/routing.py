@@ -228,4 +228,4 @@ _FUSED: dict[str, tuple[Callable[[Sequence[Any]], int], Callable[..., Any]]] = {
     "rnn_relu": (layers_of, _run_rnn),
     "rnn_relu_cell": (lambda _args: 1, _run_cell),
 }
-"""Functions that hide their ReLUs: how many sites a call has, and how it is run. A route's turn is its site's number."""
+"""Functions that hide their ReLUs: how many sites a call has, and how it is run; a turn is then a site of the call."""
