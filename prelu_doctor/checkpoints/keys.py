@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -38,11 +39,21 @@ def load_weights(module: nn.Module, state: dict[str, Tensor]) -> None:
         raise _mismatch(missing, unexpected, misfits, _common_prefix_hint(list(state), list(targets)))
     try:
         # Not strict: what strict would check was checked, but tied weights and extra state would fail it.
-        module.load_state_dict(state, strict=False)
+        module.load_state_dict(_of_these_versions(state, module), strict=False)
     except Exception as error:
         raise CheckpointError(
             f"the architecture cannot take these weights: {escaped(error, 300)}", "dense tensors that can be copied"
         ) from error
+
+
+def _of_these_versions(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The weights as `module.state_dict` would give them, with the versions of its classes.
+
+    A safetensors file has none, and some classes refuse weights without. All names and shapes are this architecture's.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = getattr(module.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    return versioned
 
 
 def _targets(module: nn.Module) -> dict[str, Tensor]:

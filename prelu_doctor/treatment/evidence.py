@@ -48,7 +48,7 @@ def revivable(before: Scan, dataset: Dataset, converted: Collection[str], revive
         if doubt:
             reasons[doubt] = list(site.dead_units)
             continue
-        saturated = _saturated(before, site)
+        saturated = sorted(_not_zero(before, site.id).intersection(site.dead_units))
         if saturated:
             reasons["it is not silent but saturated: its output is not 0"] = saturated
         awake = [unit for unit in site.dead_units if unit in held_out.get(site.id, set()) and unit not in saturated]
@@ -81,15 +81,15 @@ def _doubt(site: records.Site, dataset: Dataset, before: Scan, revive_bound: flo
     return ""
 
 
-def _saturated(before: Scan, site: records.Site) -> list[int]:
-    """Dead units of a ReLU6 that stand at its ceiling: nothing may be cut off that carries a constant."""
-    magnitude = before.probe.examined[site.id].tally.magnitude.value()
-    return [unit for unit in site.dead_units if magnitude[unit] > 0]
-
-
 def _fired_on_held_out(before: Scan, dataset: Dataset) -> dict[str, set[int]]:
-    """By site, the units that fire on the held-out part."""
+    """By site, the units whose output is not 0 throughout the held-out part: they fire, or stand at the ceiling."""
     if dataset.held_out is None or dataset.synthetic:
         return {}
     scan = scan_model(before.probe.model, dataset.held_out(), functions=before.probe.graph.functions)
-    return {site.id: {unit for unit, rate in enumerate(site.firing_rate) if rate > 0} for site in scan.sites}
+    return {site.id: _not_zero(scan, site.id) for site in scan.sites}
+
+
+def _not_zero(scan: Scan, site: str) -> set[int]:
+    """Units whose output is not 0 everywhere. A ReLU6 at its ceiling does not fire, and must not be cut off either."""
+    tally = scan.probe.examined[site].tally
+    return set(((tally.fired > 0) | (tally.magnitude.value() > 0)).nonzero().flatten().tolist())

@@ -25,6 +25,21 @@ def test_weights_that_fit_are_loaded(net):
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
 
 
+def test_a_class_that_asks_for_the_version_of_its_weights_gets_its_own():
+    class Versioned(nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state, prefix, metadata, *rest):
+            if metadata.get("version") != 2:
+                raise ValueError("version should be set")
+            super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+    model = Versioned(2, 2)
+    state = changed(model)
+    load_weights(model, state)
+    assert torch.equal(model.weight, state["weight"])
+
+
 def test_all_that_differs_is_listed_at_once_and_nothing_is_loaded(net):
     state = changed(net)
     state["2.weigth"] = state.pop("2.weight")

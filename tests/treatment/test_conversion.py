@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from treated import FIXTURES, UNTRAINED, dataset_of, gaussian, same_state
 
 import prelu_doctor
+from prelu_doctor.data.batches import Batch
 from prelu_doctor.deployment import onnx_file
 from prelu_doctor.doctor import Conversion, convert
 from prelu_doctor.errors import BrokenPromiseError
@@ -255,6 +257,20 @@ def test_a_unit_at_its_ceiling_is_dead_but_not_silent_and_left_alone() -> None:
     assert change.revived == [5]
     assert [(units.units, "saturated" in units.reason) for units in change.declined_units] == [([1], True)]
     assert treated.preservation.equal
+
+
+def test_a_unit_at_its_ceiling_on_the_held_out_part_alone_is_left_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU6(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[1] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+        model[0].bias[1] = -50.0
+    held_out = gaussian(40, 4)
+    held_out[0, 3] = 100.0
+    dataset = replace(dataset_of(gaussian(600, 4)), held_out=lambda: iter([Batch(args=(held_out,))]))
+    (change,) = treat(model, dataset, Treatment(training=UNTRAINED)).changes
+    assert change.revived == []
+    assert [(units.units, units.reason) for units in change.declined_units] == [([1], "it fires on the held-out part")]
 
 
 @pytest.mark.parametrize("root", [torch.sqrt, torch.log1p, lambda x: x**0.5], ids=["sqrt", "log1p", "pow"])
