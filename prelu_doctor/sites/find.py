@@ -195,9 +195,16 @@ class Sites:
             assert call.position is not None
             number = self._placed.get(call.index, NO_SITE)
             runs[call.position.path[:-1], Spot(call.position.home, call.position.location)].append(number)
-            self.spots.modules[call.position.module].add(number)
+            if number != NO_SITE or not _lacks_samples(graph, call):
+                self.spots.modules[call.position.module].add(number)
         for (_, spot), numbers in runs.items():
             self.spots.add_run(spot, tuple(numbers))
+
+
+def _lacks_samples(graph: Graph, call: Call) -> bool:
+    """Whether a call acts on an empty batch, as a detector's head does that got no boxes: any slope serves it."""
+    samples, *sizes = graph.shapes[call.reads[0]] or (1,)
+    return samples == 0 and 0 not in sizes
 
 
 def find_sites(model: nn.Module, graph: Graph) -> Sites:

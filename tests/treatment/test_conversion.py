@@ -235,6 +235,27 @@ def test_a_site_that_the_first_samples_do_not_reach_is_converted_but_none_of_its
     assert treated.preservation.equal
 
 
+class SelectiveHead(nn.Module):
+    """A head that acts on the chosen rows alone, as a detector's does: on none of them at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 6)
+        self.head = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.body(x), self.head(self.body(x)[x[:, 0] > 50])
+
+
+def test_a_head_that_gets_an_empty_batch_at_first_is_converted() -> None:
+    torch.manual_seed(0)
+    x = gaussian(512, 4)
+    x[64::64, 0] = 100.0
+    treated = treat(SelectiveHead().eval(), dataset_of(x), Treatment(training=UNTRAINED))
+    assert [(change.site, change.declined) for change in treated.changes] == [("head.1", "")]
+    assert treated.preservation.equal
+
+
 def test_nan_in_the_data_is_no_evidence_of_death() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
