@@ -863,7 +863,7 @@ def _other() -> dict[str, Row]:
             context_length=64,
             horizon_length=16,
         ),
-        "time_series_transformer_relu": _row(
+        "informer_relu": _row(
             "time_series",
             "InformerModel",
             "InformerConfig",

@@ -79,10 +79,12 @@ def find(examined: Examination) -> Figures:
     """Plants dead units and scans."""
     model, few = examined.model, examined.scanned.take(slice(0, 2))
     planted = plant_dead_units(model, find_sites(model, trace(model, few)).found)
-    calls = rectifiers(dispatched_rectifiers(model, examined.scanned))  # a dead unit may change what a detector finds
+    # Again: a dead unit may change what a detector finds. On two samples, as traced: a forward may loop over them.
+    calls = rectifiers(dispatched_rectifiers(model, few))
     examined.before = before = scan_model(model, examined.dataset.scanned())
     sites = [site for site in before.sites if site.function in RECTIFIERS]
     dead = {(site.id, unit) for site in sites for unit in site.dead_units}
+    silent = dead | {(site.id, unit) for site in sites for unit in site.silent_outputs}
     truth = _silent_units(examined)
     examined.planted = [unit for unit in planted if truth is None or unit in truth]
     never = "never called"
@@ -98,7 +100,7 @@ def find(examined: Examination) -> Figures:
         "planted_found": len(dead.intersection(examined.planted)),
         "dead": len(dead),
         "truly_dead": None if truth is None else len(truth),
-        "misjudged": None if truth is None else len(truth ^ dead),
+        "misjudged": None if truth is None else len(truth ^ silent),
     }
 
 
