@@ -14,7 +14,7 @@ test: lint
 test-zoo: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo -n 2
 
-# Every model of the zoo, step by step: most of an hour. ZOO="--only 'timm/*'" runs some of them anew.
+# Every model of the zoo, step by step: an hour and a half on two cores. ZOO="--only 'timm/*'" runs some of them anew.
 zoo: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ZOO)
 

@@ -1,6 +1,6 @@
 """The zoo run: what the doctor does with every model of the zoo, and what the usual recipe does with it.
 
-    python -m benchmarks.zoo                       every model (most of an hour on two cores)
+    python -m benchmarks.zoo                       every model (an hour and a half on two cores)
     python -m benchmarks.zoo --only 'timm/*'       these rows alone, merged with the others
     python -m benchmarks.zoo --steps find,operate  these steps alone
     python -m benchmarks.zoo --table               the table again, from the JSON
@@ -62,9 +62,6 @@ def _run(options: argparse.Namespace, results: dict[str, Any]) -> None:
         models[row["name"]] = row
         results["models"] = {name: models[name] for name in every if name in models}
         print(f"{done:4} of {len(names)}  {time.monotonic() - began:6.0f} s  {_line(row)}", flush=True)
-        _write(options.results / "zoo.json", json.dumps(results, indent=1) + "\n")
-    if set(names) == set(every):
-        results["seconds"] = round(time.monotonic() - began)
         _write(options.results / "zoo.json", json.dumps(results, indent=1) + "\n")
 
 

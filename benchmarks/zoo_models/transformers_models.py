@@ -864,7 +864,7 @@ def _other() -> dict[str, Row]:
             horizon_length=16,
         ),
         "informer_relu": _row(
-            "time_series",
+            "informer",
             "InformerModel",
             "InformerConfig",
             {

@@ -49,6 +49,11 @@ class Examination:
     conversion: Conversion | None = None
 
     @property
+    def traced(self) -> Batch:
+        """The two samples that a scan traces: calls are counted on these, since a forward may loop over its samples."""
+        return self.scanned.take(slice(0, 2))
+
+    @property
     def dataset(self) -> Dataset:
         """The samples, as if they were real."""
         return Dataset(
@@ -71,16 +76,15 @@ def build(examined: Examination) -> Figures:
 
 def count(examined: Examination) -> Figures:
     """Counts the calls that the dispatcher sees."""
-    calls = dispatched_rectifiers(examined.model, examined.scanned)
+    calls = dispatched_rectifiers(examined.model, examined.traced)
     return {"calls": rectifiers(calls), "relu": calls["relu"], "relu6": calls["relu6"]}
 
 
 def find(examined: Examination) -> Figures:
     """Plants dead units and scans."""
-    model, few = examined.model, examined.scanned.take(slice(0, 2))
-    planted = plant_dead_units(model, find_sites(model, trace(model, few)).found)
-    # Again: a dead unit may change what a detector finds. On two samples, as traced: a forward may loop over them.
-    calls = rectifiers(dispatched_rectifiers(model, few))
+    model = examined.model
+    planted = plant_dead_units(model, find_sites(model, trace(model, examined.traced)).found)
+    calls = rectifiers(dispatched_rectifiers(model, examined.traced))  # a dead unit may change what a detector finds
     examined.before = before = scan_model(model, examined.dataset.scanned())
     sites = [site for site in before.sites if site.function in RECTIFIERS]
     dead = {(site.id, unit) for site in sites for unit in site.dead_units}
@@ -204,7 +208,7 @@ def _taken_unchanged(examined: Examination) -> Figures:
 
     Each is an empty string where it does, else the first line of its error.
     """
-    batch = examined.scanned.take(slice(0, 2))
+    batch = examined.traced
     names = list(inspect.signature(examined.model.forward).parameters)[: len(batch.args)]
     any_batch = _tried(examined, batch, {name: {0: "batch"} for name in (*names, *batch.kwargs)})
     return {"any_batch": any_batch, "one_batch": _tried(examined, batch, None) if any_batch else ""}
@@ -251,7 +255,7 @@ def _tried(examined: Examination, batch: Batch, shapes: dict[str, Any] | None) -
 def naive(examined: Examination) -> Figures:
     """What the usual recipe would have done to the same model."""
     model = examined.entry.build()
-    modules, calls = hooked_calls(model, examined.scanned)
+    modules, calls = hooked_calls(model, examined.traced)
     return {"modules": modules, "hooked_calls": calls, **naive_conversion(model, examined.scanned)}
 
 

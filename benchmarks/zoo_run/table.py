@@ -35,7 +35,8 @@ def table(results: dict[str, Any]) -> str:
 
 def _how(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results.get("environment", {}).items())
-    took = f" The run took {results['seconds'] // 60} minutes." if "seconds" in results else ""
+    steps = [step for row in results["models"].values() for step in row["steps"].values()]
+    took = f" All steps took {sum(step.get('cpu_seconds', 0.0) for step in steps) / 60:.0f} minutes of processor time."
     done, of = len(results["models"]), results.get("of", 0)
     part = f" {done} of the zoo's {of} models have been run so far; the others are missing below." if done < of else ""
     return (

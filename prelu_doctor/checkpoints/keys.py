@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,39 +30,36 @@ def load_weights(module: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         CheckpointError: Where names are missing or unexpected, or shapes or types differ: all of them at once.
     """
-    targets = _targets(module)
-    state = _renamed_to_fit(state, targets)
+    entries = _entries(module)
+    targets = _targets(entries)
+    state = OrderedDict(_renamed_to_fit(state, targets))
     missing = _missing(targets, state)
     unexpected = [name for name in state if name not in targets]
     misfits = [line for name in targets if name in state and (line := _misfit(name, state[name], targets[name]))]
     misfits += _untied(targets, state)
     if missing or unexpected or misfits:
         raise _mismatch(missing, unexpected, misfits, _common_prefix_hint(list(state), list(targets)))
+    # The versions of the architecture's classes, whose names and shapes these are: a safetensors file has none, and
+    # some classes refuse weights without.
+    state._metadata = getattr(entries, "_metadata", None)  # type: ignore[attr-defined]
     try:
         # Not strict: what strict would check was checked, but tied weights and extra state would fail it.
-        module.load_state_dict(_of_these_versions(state, module), strict=False)
+        module.load_state_dict(state, strict=False)
     except Exception as error:
         raise CheckpointError(
             f"the architecture cannot take these weights: {escaped(error, 300)}", "dense tensors that can be copied"
         ) from error
 
 
-def _of_these_versions(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The weights as `module.state_dict` would give them, with the versions of its classes.
-
-    A safetensors file has none, and some classes refuse weights without. All names and shapes are this architecture's.
-    """
-    versioned = OrderedDict(state)
-    versioned._metadata = getattr(module.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
-    return versioned
-
-
-def _targets(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers that weights go into, by name; a tied one under each of its names."""
+def _entries(module: nn.Module) -> dict[str, Any]:
     try:
-        entries = module.state_dict(keep_vars=True)
+        return module.state_dict(keep_vars=True)
     except Exception as error:
         raise CheckpointError(f"the architecture's weights cannot be listed: {escaped(error, 300)}") from error
+
+
+def _targets(entries: dict[str, Any]) -> dict[str, Tensor]:
+    """The parameters and buffers that weights go into, by name; a tied one under each of its names."""
     targets = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     lazy = [name for name, value in targets.items() if torch.nn.parameter.is_lazy(value)]
     if lazy:

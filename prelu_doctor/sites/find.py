@@ -73,13 +73,14 @@ class Sites:
     def __post_init__(self) -> None:
         self._by_key: dict[tuple[object, ...], int] = {site.key: site.number for site in self.found}
         self._placed: dict[int, int] = {}
+        self._empty: dict[str, Unresolved] = {}
         self._numbered = len(self.found)
 
     @property
     def unresolved(self) -> list[Unresolved]:
         """What the report lists as unresolved."""
         reason = "this module is never called in eval mode on this input"
-        return [*self.declined, *(Unresolved(id=path, reason=reason) for path in self.idle)]
+        return [*self.declined, *self._empty.values(), *(Unresolved(id=path, reason=reason) for path in self.idle)]
 
     def add(self, graph: Graph, call: Call) -> FoundSite | None:
         """The site of an activation call: an earlier one where they share their producers, else a new one.
@@ -93,6 +94,8 @@ class Sites:
         """
         number = self._number(graph, call)
         self._placed[call.index] = number
+        if number != NO_SITE and call.position is not None:
+            self._empty.pop(_basic_id(call.position), None)
         return None if number == NO_SITE else self.found[number]
 
     def _number(self, graph: Graph, call: Call) -> int:
@@ -111,6 +114,10 @@ class Sites:
         assert call.activation is not None
         assert call.position is not None
         shape = graph.shapes[call.reads[0]]
+        if _lacks_samples(graph, call):
+            entry = _unresolved(call.position, f"acts on an empty batch, of shape {list(shape)}, whenever it is called")
+            self._empty.setdefault(entry.id, entry)
+            return NO_SITE
         if not shape or 0 in shape:
             self.decline(call.position, f"acts on a tensor of shape {list(shape)}, which holds no units")
             return NO_SITE
@@ -175,7 +182,7 @@ class Sites:
     def decline(self, position: Position | None, reason: str) -> None:
         """Lists a call as unresolved, once."""
         assert position is not None
-        entry = Unresolved(id=_basic_id(position), reason=f"{position.source}: {reason}")
+        entry = _unresolved(position, reason)
         if entry not in self.declined:
             self.declined.append(entry)
 
@@ -190,19 +197,27 @@ class Sites:
         self._placed.clear()
 
     def _note_spots(self, graph: Graph) -> None:
+        """Notes which calls went to which site; one on an empty batch says nothing of that, and any slope serves it."""
         runs: dict[tuple[tuple[str, ...], Spot], list[int]] = defaultdict(list)
+        telling: set[tuple[tuple[str, ...], Spot]] = set()
         for call in graph.activations():
             assert call.position is not None
             number = self._placed.get(call.index, NO_SITE)
-            runs[call.position.path[:-1], Spot(call.position.home, call.position.location)].append(number)
+            run = call.position.path[:-1], Spot(call.position.home, call.position.location)
+            runs[run].append(number)
             if number != NO_SITE or not _lacks_samples(graph, call):
+                telling.add(run)
                 self.spots.modules[call.position.module].add(number)
-        for (_, spot), numbers in runs.items():
-            self.spots.add_run(spot, tuple(numbers))
+        for run in (run for run in runs if run in telling):
+            self.spots.add_run(run[1], tuple(runs[run]))
+
+
+def _unresolved(position: Position, reason: str) -> Unresolved:
+    return Unresolved(id=_basic_id(position), reason=f"{position.source}: {reason}")
 
 
 def _lacks_samples(graph: Graph, call: Call) -> bool:
-    """Whether a call acts on an empty batch, as a detector's head does that got no boxes: any slope serves it."""
+    """Whether a call acts on an empty batch, as a detector's head does that got no boxes."""
     samples, *sizes = graph.shapes[call.reads[0]] or (1,)
     return samples == 0 and 0 not in sizes
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from prelu_doctor import records
 from prelu_doctor.data.batches import Dataset
 from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.scan import Scan, scan_model
+from prelu_doctor.scanning.tally import Tally
 from prelu_doctor.treatment.revival_plan import UnitPlan, plan_revival
 
 
@@ -39,7 +42,7 @@ def revivable(before: Scan, dataset: Dataset, converted: Collection[str], revive
         revive_bound: Largest firing-rate bound at which silence counts as death.
     """
     sorted_units = Revivable()
-    held_out = _fired_on_held_out(before, dataset)
+    parts = [before, *_held_out(before, dataset)]
     for found, site in zip(before.probe.sites.found, before.sites, strict=True):
         if site.id not in converted or not site.dead_units:
             continue
@@ -48,12 +51,15 @@ def revivable(before: Scan, dataset: Dataset, converted: Collection[str], revive
         if doubt:
             reasons[doubt] = list(site.dead_units)
             continue
-        saturated = sorted(_not_zero(before, site.id).intersection(site.dead_units))
-        if saturated:
-            reasons["it is not silent but saturated: its output is not 0"] = saturated
-        awake = [unit for unit in site.dead_units if unit in held_out.get(site.id, set()) and unit not in saturated]
+        fires = _above_zero(parts, site.id, lambda tally: tally.fired)
+        awake = [unit for unit in site.dead_units if unit in fires]
         if awake:
             reasons["it fires on the held-out part"] = awake
+        # A ReLU6 at its ceiling does not fire, and must not be cut off either.
+        not_zero = _above_zero(parts, site.id, lambda tally: tally.magnitude.value())
+        saturated = [unit for unit in site.dead_units if unit in not_zero - fires]
+        if saturated:
+            reasons["it is not silent but saturated: its output is not 0"] = saturated
         left = [unit for unit in site.dead_units if unit not in awake and unit not in saturated]
         plans, obstacles = plan_revival(before.probe.graph, found, left)
         sorted_units.plans += plans
@@ -81,15 +87,14 @@ def _doubt(site: records.Site, dataset: Dataset, before: Scan, revive_bound: flo
     return ""
 
 
-def _fired_on_held_out(before: Scan, dataset: Dataset) -> dict[str, set[int]]:
-    """By site, the units whose output is not 0 throughout the held-out part: they fire, or stand at the ceiling."""
+def _held_out(before: Scan, dataset: Dataset) -> list[Scan]:
+    """The scan of the held-out part, if there is one."""
     if dataset.held_out is None or dataset.synthetic:
-        return {}
-    scan = scan_model(before.probe.model, dataset.held_out(), functions=before.probe.graph.functions)
-    return {site.id: _not_zero(scan, site.id) for site in scan.sites}
+        return []
+    return [scan_model(before.probe.model, dataset.held_out(), functions=before.probe.graph.functions)]
 
 
-def _not_zero(scan: Scan, site: str) -> set[int]:
-    """Units whose output is not 0 everywhere. A ReLU6 at its ceiling does not fire, and must not be cut off either."""
-    tally = scan.probe.examined[site].tally
-    return set(((tally.fired > 0) | (tally.magnitude.value() > 0)).nonzero().flatten().tolist())
+def _above_zero(parts: Sequence[Scan], site: str, figure: Callable[[Tally], Tensor]) -> set[int]:
+    """The units of which a figure is above 0 on any part."""
+    tallies = [part.probe.examined[site].tally for part in parts if site in part.probe.examined]
+    return {unit for tally in tallies for unit in (figure(tally) > 0).nonzero().flatten().tolist()}

@@ -57,7 +57,8 @@ def revive(
     if not plans:
         return revival
     tensors = dict((*model.named_parameters(), *model.named_buffers()))
-    before = {edit.tensor: tensors[edit.tensor].detach().clone() for plan in plans for edit in _edits(plan)}
+    edited = {edit.tensor for plan in plans for edit in _edits(plan)}
+    before = {name: tensors[name].detach().clone() for name in edited}
     pending = list(plans)
     for _ in range(DRAWS):
         write_edits(tensors, (edit for plan in pending for edit in plan.incoming), slope, generator)
@@ -67,8 +68,9 @@ def revive(
         pending = [plan for plan in pending if plan.unit not in firing.get(module_of(plan.site), set())]
         if not pending:
             break
+    silent = {(plan.site, plan.unit) for plan in pending}
     revival.failed = pending
-    revival.revived = [plan for plan in plans if plan not in pending]
+    revival.revived = [plan for plan in plans if (plan.site, plan.unit) not in silent]
     _restore(tensors, before, revival)
     return revival
 

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
 from treated import FIXTURES, UNTRAINED, dataset_of, gaussian, same_state
 
 import prelu_doctor
@@ -238,22 +239,35 @@ def test_a_site_that_the_first_samples_do_not_reach_is_converted_but_none_of_its
 class SelectiveHead(nn.Module):
     """A head that acts on the chosen rows alone, as a detector's does: on none of them at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, activation: nn.Module | None = None) -> None:
         super().__init__()
         self.body = nn.Linear(4, 6)
-        self.head = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.activation = activation
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.body(x), self.head(self.body(x)[x[:, 0] > 50])
+        features = self.body(x)
+        chosen = features[x[:, 0] > 50]
+        for layer in self.layers:
+            chosen = self.activation(layer(chosen)) if self.activation else functional.relu(layer(chosen))
+        return features, chosen
 
 
-def test_a_head_that_gets_an_empty_batch_at_first_is_converted() -> None:
+@pytest.mark.parametrize("activation", [nn.ReLU(), None], ids=["module", "function"])
+def test_a_head_that_gets_an_empty_batch_at_first_is_converted(activation: nn.Module | None) -> None:
     torch.manual_seed(0)
     x = gaussian(512, 4)
     x[64::64, 0] = 100.0
-    treated = treat(SelectiveHead().eval(), dataset_of(x), Treatment(training=UNTRAINED))
-    assert [(change.site, change.declined) for change in treated.changes] == [("head.1", "")]
+    treated = treat(SelectiveHead(activation).eval(), dataset_of(x), Treatment(training=UNTRAINED))
+    assert [change.declined for change in treated.changes] == ["", ""]
+    assert treated.before.unresolved == []
     assert treated.preservation.equal
+
+
+def test_a_head_that_never_gets_anything_is_told() -> None:
+    treated = treat(SelectiveHead(nn.ReLU()).eval(), dataset_of(gaussian(512, 4)), Treatment(training=UNTRAINED))
+    assert treated.changes == []
+    assert [("empty batch" in entry.reason) for entry in treated.before.unresolved] == [True, True]
 
 
 def test_nan_in_the_data_is_no_evidence_of_death() -> None:
@@ -291,7 +305,7 @@ def test_a_unit_at_its_ceiling_on_the_held_out_part_alone_is_left_alone() -> Non
     dataset = replace(dataset_of(gaussian(600, 4)), held_out=lambda: iter([Batch(args=(held_out,))]))
     (change,) = treat(model, dataset, Treatment(training=UNTRAINED)).changes
     assert change.revived == []
-    assert [(units.units, units.reason) for units in change.declined_units] == [([1], "it fires on the held-out part")]
+    assert [(units.units, "saturated" in units.reason) for units in change.declined_units] == [([1], True)]
 
 
 @pytest.mark.parametrize("root", [torch.sqrt, torch.log1p, lambda x: x**0.5], ids=["sqrt", "log1p", "pow"])

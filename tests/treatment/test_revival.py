@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from treated import UNTRAINED, dataset_of, equal, gaussian, output_of, same_state, untrained
 from zoo import (
     DictOutput,
@@ -580,3 +581,25 @@ def test_one_slope_for_many_units_stays_at_0_when_one_is_revived(alpha_shape: st
     assert revived_by(treated) == {"act": [0, 4]}
     assert (treated.model.act.weight == 0).all()
     assert torch.allclose(treated.model(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+def test_every_weight_is_kept_once_however_many_of_its_units_are_revived() -> None:
+    class Clones(TorchDispatchMode):
+        kept = 0
+
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            self.kept += func is torch.ops.aten.clone.default and args[0].shape == (90, 6)
+            return func(*args, **(kwargs or {}))
+
+    def clones(dead: int) -> int:
+        torch.manual_seed(0)
+        model = chain(fc=nn.Linear(6, 90), act=nn.ReLU(), next=nn.Linear(90, 3)).eval()
+        fill(model, fc__bias=(slice(dead), -100.0))
+        with Clones() as counted:
+            (change,) = treat(model, dataset_of(gaussian(SAMPLES, 6)), Treatment(training=UNTRAINED)).changes
+        assert change.revived == [*range(dead)]
+        return counted.kept
+
+    assert clones(60) == clones(2)

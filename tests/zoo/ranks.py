@@ -143,7 +143,7 @@ class EmptyPart(Odd):
 
     expected_sites = [(":relu#1", 5)]
     input_shape = (4,)
-    unresolved = {":relu#2": "no units"}
+    unresolved = {":relu#2": "empty batch"}
     protected = [":relu#1"]
 
     def __init__(self) -> None:
