@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from prelu_doctor.checkpoints.keys import load_weights
 from prelu_doctor.devices import chosen_device
 from prelu_doctor.errors import UsageError
 from prelu_doctor.escaping import escaped
+from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.treatment.converted_file import restore
 
 
@@ -28,11 +29,13 @@ class Patient:
         module: The eager module, on its device.
         record: Its path, hash and kind.
         note: What was done to open it; may be empty.
+        expected: What it takes, where its file tells.
     """
 
     module: nn.Module
     record: records.Model
     note: str = ""
+    expected: ExpectedInputs | None = None
 
 
 def open_patient(
@@ -41,6 +44,9 @@ def open_patient(
     arch: str | None = None,
     arch_args: Mapping[str, object] | None = None,
     trust: bool = False,
+    allow_classes: Sequence[str] = (),
+    weights_key: str | None = None,
+    method: str | None = None,
     device: str = "auto",
 ) -> Patient:
     """Opens a checkpoint, or takes a module as it is.
@@ -50,6 +56,9 @@ def open_patient(
         arch: For a file that holds weights alone: `module:callable`, `file.py:callable` or a file that holds a module.
         arch_args: Keyword arguments of the callable.
         trust: Read pickles of any class.
+        allow_classes: Names of classes, `package.module.Class`, that a pickled module may use.
+        weights_key: Where in a training dictionary the weights stand.
+        method: What to run instead of `forward`.
         device: `auto`, `cpu`, `cuda`, ...
 
     Raises:
@@ -59,10 +68,11 @@ def open_patient(
     if isinstance(source, nn.Module):
         return Patient(source, _record(source, path="", sha256="", kind="in-memory"))
     target = chosen_device(device)
-    stored = read_checkpoint(Path(source), trust=trust)
+    stored = read_checkpoint(source, trust=trust, allow_classes=allow_classes, weights_key=weights_key)
     module = _module_of(stored, arch, arch_args or {}).to(target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
-    return Patient(module, records.replace(record, arch=arch, arch_args=dict(arch_args or {})), stored.note)
+    record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}))
+    return Patient(module, record, stored.note, stored.expected)
 
 
 def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object]) -> nn.Module:

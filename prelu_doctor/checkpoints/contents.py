@@ -1,4 +1,4 @@
-"""What an unpickled object is: a module, a state dict, or a training dictionary that holds one of them."""
+"""What a file holds: a module or weights; and which of the two an unpickled object is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prelu_doctor.checkpoints.module_structure import check_restored_module, check_trusted_module
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed
+from prelu_doctor.expected_inputs import ExpectedInputs
 
 _TRAINING_KEYS = ("state_dict", "model_state_dict", "model")
 _REMEDY = f"save torch.save(model.state_dict(), 'weights.pt'), or a dictionary with it under {listed(_TRAINING_KEYS)}"
@@ -25,11 +26,15 @@ class Contents:
         module: None where there are weights.
         state: None where there is a module.
         note: As "taken from key 'model'"; may be empty.
+        recipe_text: The JSON recipe of a converted file; None for others.
+        expected: What the module takes, where the file tells.
     """
 
-    module: nn.Module | None
-    state: dict[str, Tensor] | None
-    note: str
+    module: nn.Module | None = None
+    state: dict[str, Tensor] | None = None
+    note: str = ""
+    recipe_text: str | None = None
+    expected: ExpectedInputs | None = None
 
 
 def weights_or_module(content: Any, path: Path, *, trust: bool) -> Contents:

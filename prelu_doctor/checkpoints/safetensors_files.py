@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import safe_open
-from torch import Tensor
 
+from prelu_doctor.checkpoints.contents import Contents
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped
 
 RECIPE_KEY = "prelu_doctor.recipe"
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+def read_safetensors(path: Path, reading: Reading) -> Contents:
     """The tensors by name, on the CPU, and the recipe's text where the file has one.
+
+    Args:
+        path: The file.
+        reading: Nothing in such a file needs anybody's word.
 
     Raises:
         CheckpointError: Where the header does not fit the file, or it holds no tensors.
@@ -31,4 +36,4 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         ) from error
     if not state:
         raise CheckpointError(f"{escaped(path)}: holds no tensors", "a model's weights", "save it anew")
-    return state, metadata.get(RECIPE_KEY)
+    return Contents(state=state, recipe_text=metadata.get(RECIPE_KEY))

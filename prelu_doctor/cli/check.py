@@ -31,6 +31,9 @@ def run(
     device: options.Device = "auto",
     seed: options.Seed = 0,
     trust: options.Trust = False,
+    allow_class: options.AllowClasses = None,
+    weights_key: options.WeightsKey = None,
+    method: options.Method = None,
     max_dead: Annotated[float, typer.Option(help="Largest share of dead units in the whole net.")] = 0.05,
     max_dead_site: Annotated[float, typer.Option(help="Largest share of dead units at any one site.")] = 0.5,
     allow_synthetic: Annotated[
@@ -44,7 +47,18 @@ def run(
 ) -> None:
     """Gate a pipeline on model health: exit code 0 healthy, 1 over a limit, 2 could not tell."""
     inputs = Inputs(
-        arch, arch_arg or [], data, input_shape or [], batch_size, max_samples, device=device, seed=seed, trust=trust
+        arch=arch,
+        arch_args=arch_arg or [],
+        data=data,
+        input_shapes=input_shape or [],
+        batch_size=batch_size,
+        max_samples=max_samples,
+        device=device,
+        seed=seed,
+        trust=trust,
+        allow_classes=allow_class or [],
+        weights_key=weights_key,
+        method=method,
     )
     with exit_codes(debug=debug):
         from prelu_doctor import __version__, records

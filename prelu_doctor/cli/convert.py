@@ -69,6 +69,9 @@ def run(
     device: options.Device = "auto",
     seed: options.Seed = 0,
     trust: options.Trust = False,
+    allow_class: options.AllowClasses = None,
+    weights_key: options.WeightsKey = None,
+    method: options.Method = None,
     alpha: Annotated[
         float,
         typer.Option(
@@ -144,7 +147,18 @@ def run(
     The report goes to stdout. Exit code 1: the promise could not be kept, and nothing was written.
     """
     inputs = Inputs(
-        arch, arch_arg or [], data, input_shape or [], batch_size, max_samples, device=device, seed=seed, trust=trust
+        arch=arch,
+        arch_args=arch_arg or [],
+        data=data,
+        input_shapes=input_shape or [],
+        batch_size=batch_size,
+        max_samples=max_samples,
+        device=device,
+        seed=seed,
+        trust=trust,
+        allow_classes=allow_class or [],
+        weights_key=weights_key,
+        method=method,
     )
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import convert

@@ -27,6 +27,9 @@ def run(
     device: options.Device = "auto",
     seed: options.Seed = 0,
     trust: options.Trust = False,
+    allow_class: options.AllowClasses = None,
+    weights_key: options.WeightsKey = None,
+    method: options.Method = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set.", show_default="the exporter's own")] = None,
     form: Format = ReportFormat.TEXT,
     force: options.Force = False,
@@ -35,7 +38,18 @@ def run(
 ) -> None:
     """Export a checkpoint to ONNX. The file is written once onnxruntime gives the model's own outputs."""
     inputs = Inputs(
-        arch, arch_arg or [], data, input_shape or [], batch_size, max_samples, device=device, seed=seed, trust=trust
+        arch=arch,
+        arch_args=arch_arg or [],
+        data=data,
+        input_shapes=input_shape or [],
+        batch_size=batch_size,
+        max_samples=max_samples,
+        device=device,
+        seed=seed,
+        trust=trust,
+        allow_classes=allow_class or [],
+        weights_key=weights_key,
+        method=method,
     )
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import export_onnx

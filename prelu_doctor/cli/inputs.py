@@ -26,6 +26,9 @@ class Inputs:
     device: str = "auto"
     seed: int = 0
     trust: bool = False
+    allow_classes: list[str] = field(default_factory=list)
+    weights_key: str | None = None
+    method: str | None = None
 
     def files(self, *checkpoints: Path) -> list[Path]:
         """Every file that a run on these checkpoints reads, as far as it can be told; none may be written."""
@@ -45,7 +48,16 @@ class Inputs:
         from prelu_doctor.patient import open_patient
 
         arguments = parse_arch_args(self.arch_args)
-        return open_patient(checkpoint, arch=self.arch, arch_args=arguments, trust=self.trust, device=self.device)
+        return open_patient(
+            checkpoint,
+            arch=self.arch,
+            arch_args=arguments,
+            trust=self.trust,
+            allow_classes=self.allow_classes,
+            weights_key=self.weights_key,
+            method=self.method,
+            device=self.device,
+        )
 
     def dataset(self, patient: Patient) -> Dataset:
         """The sample data for a model."""

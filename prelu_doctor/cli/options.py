@@ -67,6 +67,35 @@ Trust = Annotated[
         "--trust", rich_help_panel=_INPUT, help="Read pickles of any class. Such a file can run any code on loading."
     ),
 ]
+AllowClasses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-class",
+        metavar="PKG.MOD.CLASS",
+        rich_help_panel=_INPUT,
+        help="A class of yours that a pickled module may use. It is imported; nothing in the file runs. Repeatable.",
+    ),
+]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        metavar="KEY",
+        rich_help_panel=_INPUT,
+        help="Where in a training dictionary the weights stand, as ema or ema.shadow.",
+        show_default="state_dict, model_state_dict, model, ...",
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        rich_help_panel=_INPUT,
+        help="The method to run instead of forward; for a file with several programs, the one to take.",
+        show_default="forward",
+    ),
+]
 
 Output = Annotated[
     Path | None,

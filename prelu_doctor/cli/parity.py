@@ -27,6 +27,9 @@ def run(
     device: options.Device = "auto",
     seed: options.Seed = 0,
     trust: options.Trust = False,
+    allow_class: options.AllowClasses = None,
+    weights_key: options.WeightsKey = None,
+    method: options.Method = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest max |onnx - torch| / max |torch| that passes.")
     ] = 1e-5,
@@ -38,7 +41,18 @@ def run(
 ) -> None:
     """Compare an ONNX file with the eager model, output by output: exit code 0 the same, 1 not, 2 could not tell."""
     inputs = Inputs(
-        arch, arch_arg or [], data, input_shape or [], batch_size, max_samples, device=device, seed=seed, trust=trust
+        arch=arch,
+        arch_args=arch_arg or [],
+        data=data,
+        input_shapes=input_shape or [],
+        batch_size=batch_size,
+        max_samples=max_samples,
+        device=device,
+        seed=seed,
+        trust=trust,
+        allow_classes=allow_class or [],
+        weights_key=weights_key,
+        method=method,
     )
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import check_parity

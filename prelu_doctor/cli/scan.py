@@ -25,6 +25,9 @@ def run(
     device: options.Device = "auto",
     seed: options.Seed = 0,
     trust: options.Trust = False,
+    allow_class: options.AllowClasses = None,
+    weights_key: options.WeightsKey = None,
+    method: options.Method = None,
     rare: Annotated[
         float, typer.Option(min=0, max=1, help="A unit that fires on less than this share of samples is rare.")
     ] = 0.01,
@@ -40,7 +43,18 @@ def run(
     Findings do not change the exit code; `prelu-doctor check` is the gate.
     """
     inputs = Inputs(
-        arch, arch_arg or [], data, input_shape or [], batch_size, max_samples, device=device, seed=seed, trust=trust
+        arch=arch,
+        arch_args=arch_arg or [],
+        data=data,
+        input_shapes=input_shape or [],
+        batch_size=batch_size,
+        max_samples=max_samples,
+        device=device,
+        seed=seed,
+        trust=trust,
+        allow_classes=allow_class or [],
+        weights_key=weights_key,
+        method=method,
     )
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import scan

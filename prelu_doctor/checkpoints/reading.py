@@ -1,0 +1,21 @@
+"""How a checkpoint may be read: what the user allowed, and which part of the file they want."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The user's word on a file.
+
+    Attributes:
+        trust: Read pickles of any class and run programs of any operation: the file may then run any code.
+        allowed_classes: Names of classes (`package.module.Class`) that may be imported for this file; nothing that the
+            file itself holds runs.
+        weights_key: Where in a training dictionary the weights stand, as `ema` or `ema.shadow`; None: the usual keys.
+    """
+
+    trust: bool = False
+    allowed_classes: tuple[str, ...] = ()
+    weights_key: str | None = None
