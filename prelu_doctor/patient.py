@@ -14,6 +14,7 @@ from prelu_doctor.checkpoints.architecture import build_architecture
 from prelu_doctor.checkpoints.checkpoint import StoredCheckpoint, read_checkpoint
 from prelu_doctor.checkpoints.finiteness import non_finite_names
 from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.devices import chosen_device
 from prelu_doctor.errors import UsageError
 from prelu_doctor.escaping import escaped
@@ -69,13 +70,19 @@ def open_patient(
         return Patient(source, _record(source, path="", sha256="", kind="in-memory"))
     target = chosen_device(device)
     stored = read_checkpoint(source, trust=trust, allow_classes=allow_classes, weights_key=weights_key)
-    module = _module_of(stored, arch, arch_args or {}).to(target)
+    reading = Reading(trust=trust, allowed_classes=tuple(allow_classes))
+    module, fitted = _module_of(stored, arch, arch_args or {}, reading)
+    module = module.to(target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
     record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}))
-    return Patient(module, record, stored.note, stored.expected)
+    note = ", ".join(part for part in (stored.note, fitted) if part)
+    return Patient(module, record, note, stored.expected)
 
 
-def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object]) -> nn.Module:
+def _module_of(
+    stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object], reading: Reading
+) -> tuple[nn.Module, str]:
+    """The module, and what was done to make names fit."""
     if stored.module is not None:
         if arch is not None:
             raise UsageError(
@@ -83,7 +90,7 @@ def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[st
                 "--arch for files that hold weights alone",
                 "leave --arch out",
             )
-        return stored.module
+        return stored.module, ""
     assert stored.state is not None
     if arch is None:
         raise UsageError(
@@ -92,11 +99,10 @@ def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[st
             "--arch module:callable, --arch path/to/file.py:callable, or --arch with a file that holds the module",
         )
     with torch.random.fork_rng(devices=[]):
-        fresh = build_architecture(arch, dict(arch_args))
+        fresh = build_architecture(arch, dict(arch_args), reading)
     if stored.recipe_text is not None:
-        return restore(fresh, stored.recipe_text, stored.state)
-    load_weights(fresh, stored.state)
-    return fresh
+        return restore(fresh, stored.recipe_text, stored.state), ""
+    return fresh, load_weights(fresh, stored.state)
 
 
 def _record(module: nn.Module, *, path: str, sha256: str, kind: str) -> records.Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +22,7 @@ from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.file_kinds import FileKind
+from prelu_doctor.untrusted.opened_files import opened
 
 Kind = Literal[
     "torch-module",
@@ -87,21 +87,19 @@ def read_checkpoint(
         UsageError: Where the device is not there.
     """
     path = Path(path)
-    file_kind = readable_kind(path)
-    sha256 = _sha256(path)
     reading = Reading(trust=trust, allowed_classes=tuple(allow_classes), weights_key=weights_key)
-    contents = _READERS[file_kind](path, reading)
-    return _on_device(_stored(contents, path, sha256, file_kind), device)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    readable_kind(path)  # before it is opened: a folder or a pipe cannot be, and should be called so
+    with opened(path, error=CheckpointError) as file:
+        file_kind = readable_kind(file.path)
+        contents = _READERS[file_kind](file.path, reading)
+        stored = _stored(contents, path, file.sha256, file_kind)
+    return _on_device(stored, device)
 
 
 def _from_pickle(path: Path, reading: Reading, *, zipped: bool) -> Contents:
-    content = unpickled(path, zipped=zipped, trust=reading.trust)
-    return weights_or_module(content, path, trust=reading.trust)
+    found = unpickled(path, zipped=zipped, reading=reading)
+    contents = weights_or_module(found.content, path, reading, found.classes)
+    return replace(contents, note=", ".join(note for note in (contents.note, found.note) if note))
 
 
 def _stored(contents: Contents, path: Path, sha256: str, file_kind: FileKind) -> StoredCheckpoint:
