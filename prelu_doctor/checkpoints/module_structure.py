@@ -70,7 +70,9 @@ def _first_problem(root: nn.Module, classes: frozenset[type]) -> str:
             return "a module in it contains itself"
         if id(module) in paths:
             continue
-        problem = _part_problem(module, classes) or ("its modules are nested too deep" if len(trail) >= _DEEPEST else "")
+        problem = _part_problem(module, classes) or (
+            "its modules are nested too deep" if len(trail) >= _DEEPEST else ""
+        )
         if problem:
             return problem
         trail.add(id(module))

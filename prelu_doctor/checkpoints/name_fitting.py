@@ -51,7 +51,7 @@ def fit_names(state: dict[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[
 
 
 def is_counter(name: str, state: Collection[str]) -> bool:
-    """Whether the name is that of a batch norm's count of batches, which old files do not have and inference needs not."""
+    """Whether the name is that of a batch norm's count of batches: old files have none, and inference needs none."""
     owner, _, last = name.rpartition(".")
     return last == _COUNTER and (f"{owner}.running_mean" if owner else "running_mean") in state
 
@@ -74,7 +74,9 @@ def _missing(state: Collection[str], targets: Mapping[str, Tensor]) -> bool:
 
 def _untold(counters: list[str], state: Collection[str]) -> str:
     absent = [name for name in counters if name.endswith(_COUNTER) and name not in state]
-    return f"{_COUNTER} of {len(absent)} norms is not in the file and stays as the architecture has it" if absent else ""
+    return (
+        f"{_COUNTER} of {len(absent)} norms is not in the file and stays as the architecture has it" if absent else ""
+    )
 
 
 def _without_wrappers(state: dict[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -57,9 +57,7 @@ _FUNCTIONS: dict[str, Any] = {
 }
 """Activation functions, as a TransformerEncoderLayer keeps one among its attributes."""
 
-_MODULES_ELSEWHERE = frozenset(
-    {"torch.nn.parallel.data_parallel.DataParallel", "torch.optim.swa_utils.AveragedModel"}
-)
+_MODULES_ELSEWHERE = frozenset({"torch.nn.parallel.data_parallel.DataParallel", "torch.optim.swa_utils.AveragedModel"})
 """Modules around a module, which torch keeps outside of torch.nn.modules."""
 
 _DICTS = re.compile(

@@ -257,9 +257,7 @@ def _meta(claims: Claims, _of: Named, dtype: object, size: object, stride: objec
     return claims.sized(size, _itemsize(dtype))
 
 
-def _from_cpu(
-    claims: Claims, _of: Named, data: object, dtype: object, device: object, requires_grad: object
-) -> Claim:
+def _from_cpu(claims: Claims, _of: Named, data: object, dtype: object, device: object, requires_grad: object) -> Claim:
     _check_flags(requires_grad)
     if not isinstance(data, Claim) or not isinstance(device, str):
         raise Refused("a tensor of another device in it lacks its data")
