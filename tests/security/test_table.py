@@ -15,7 +15,7 @@ def rows() -> list[str]:
     return [line for line in lines if line.startswith("|") and not re.match(r"\|\s*(way|-+)\s*\|", line)]
 
 
-def tests_of(file: Path) -> set[str]:
+def functions_in(file: Path) -> set[str]:
     return {
         node.name
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
@@ -24,7 +24,7 @@ def tests_of(file: Path) -> set[str]:
 
 
 def test_every_row_names_a_test_that_is_there():
-    there = set().union(*(tests_of(file) for file in HERE.glob("test_*.py")))
+    there = set().union(*(functions_in(file) for file in HERE.glob("test_*.py")))
     for row in rows():
         named = re.findall(r"\btest_\w+(?!\w*\.py)", row.rpartition("|")[0].rpartition("|")[2])
         tests = [name for name in named if not (HERE / f"{name}.py").exists()]
@@ -36,5 +36,5 @@ def test_every_test_of_an_attack_has_its_row():
     text = "\n".join(rows())
     for file in sorted(HERE.glob("test_*.py")):
         if file != Path(__file__):
-            missing = sorted(name for name in tests_of(file) if not re.search(rf"\b{name}\b", text))
+            missing = sorted(name for name in functions_in(file) if not re.search(rf"\b{name}\b", text))
             assert not missing, f"{file.name}: {missing} in no row of docs/security.md"
