@@ -55,8 +55,9 @@ def open_patient(
     """Opens a checkpoint, or takes a module as it is.
 
     Args:
-        source: A checkpoint file, or a module (which stays where it is).
-        arch: For a file that holds weights alone: `module:callable`, `file.py:callable` or a file that holds a module.
+        source: A checkpoint (a file or a folder), or a module (which stays where it is).
+        arch: For a file that holds weights alone: `module:callable`, `file.py:callable`, or a file or folder that
+            holds a module.
         arch_args: Keyword arguments of the callable.
         trust: Read pickles of any class.
         allow_classes: Names of classes, `package.module.Class`, that a pickled module may use.
@@ -71,7 +72,9 @@ def open_patient(
     if isinstance(source, nn.Module):
         return Patient(source, _record(source, path="", sha256="", kind="in-memory"))
     target = chosen_device(device)
-    stored = read_checkpoint(source, trust=trust, allow_classes=allow_classes, weights_key=weights_key)
+    stored = read_checkpoint(
+        source, trust=trust, allow_classes=allow_classes, weights_key=weights_key, weights_alone=arch is not None
+    )
     module = _module_of(stored, arch, arch_args or {}).to(target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
     record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}))

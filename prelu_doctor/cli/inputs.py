@@ -33,14 +33,17 @@ class Inputs:
     def files(self, *checkpoints: Path) -> list[Path]:
         """Every file that a run on these checkpoints reads, as far as it can be told; none may be written."""
         from prelu_doctor.checkpoints.recipes import RECIPE_SUFFIX
+        from prelu_doctor.checkpoints.sharded import shards_of
 
         recipes = [
             checkpoint.with_name(checkpoint.name + RECIPE_SUFFIX) for checkpoint in checkpoints if checkpoint.name
         ]
         specs = [Path(spec) for spec in (self.arch, self.data) if spec]
         code = [Path(str(spec).rpartition(":")[0]) for spec in specs if ":" in str(spec)]
-        folders = [spec for spec in specs if spec.is_dir()]
-        return [*checkpoints, *recipes, *specs, *code, *(file for folder in folders for file in folder.rglob("*"))]
+        folders = [path for path in (*specs, *checkpoints) if path.is_dir()]
+        shards = [shard for index in checkpoints if index.suffix == ".json" for shard in shards_of(index)]
+        inside = [file for folder in folders for file in folder.rglob("*")]
+        return [*checkpoints, *recipes, *specs, *code, *shards, *inside]
 
     def patient(self, checkpoint: Path) -> Patient:
         """The model in a checkpoint."""
