@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from prelu_doctor.checkpoints.contents import Contents, weights_or_module
+from prelu_doctor.checkpoints.exported_programs import move, read_exported_program
 from prelu_doctor.checkpoints.pickles import unpickled
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.recipes import recipe_beside
 from prelu_doctor.checkpoints.recognition import readable_kind
 from prelu_doctor.checkpoints.safetensors_files import read_safetensors
+from prelu_doctor.checkpoints.torchscript import read_torchscript
 from prelu_doctor.checkpoints.wrappers import without_wrappers
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
@@ -67,6 +69,7 @@ def read_checkpoint(
     trust: bool = False,
     allow_classes: Sequence[str] = (),
     weights_key: str | None = None,
+    method: str | None = None,
     device: torch.device | str = "cpu",
 ) -> StoredCheckpoint:
     """Read a checkpoint, recognised by its content, without running its code.
@@ -80,6 +83,7 @@ def read_checkpoint(
         trust: Read pickles of any class. Such a file can run any code; only for files one made oneself.
         allow_classes: Names of classes of the user's, `package.module.Class`, that a pickled module may use.
         weights_key: Where in a training dictionary the weights stand; None for the usual keys.
+        method: Which of a file's programs to take, and what to run of TorchScript instead of `forward`.
         device: Where the tensors come to lie.
 
     Raises:
@@ -89,7 +93,7 @@ def read_checkpoint(
     path = Path(path)
     file_kind = readable_kind(path)
     sha256 = _sha256(path)
-    reading = Reading(trust=trust, allowed_classes=tuple(allow_classes), weights_key=weights_key)
+    reading = Reading(trust=trust, allowed_classes=tuple(allow_classes), weights_key=weights_key, method=method)
     contents = _READERS[file_kind](path, reading)
     return _on_device(_stored(contents, path, sha256, file_kind), device)
 
@@ -130,10 +134,16 @@ def _kind(contents: Contents, file_kind: FileKind) -> Kind:
     return _KINDS[file_kind]
 
 
-_KINDS: dict[FileKind, Kind] = {FileKind.SAFETENSORS: "safetensors"}
+_KINDS: dict[FileKind, Kind] = {
+    FileKind.SAFETENSORS: "safetensors",
+    FileKind.TORCHSCRIPT: "torchscript",
+    FileKind.PT2: "pt2",
+}
 
 _READERS: dict[FileKind, Callable[[Path, Reading], Contents]] = {
     FileKind.SAFETENSORS: read_safetensors,
+    FileKind.TORCHSCRIPT: read_torchscript,
+    FileKind.PT2: read_exported_program,
     FileKind.TORCH_ZIP: partial(_from_pickle, zipped=True),
     FileKind.TORCH_LEGACY: partial(_from_pickle, zipped=False),
 }
@@ -145,7 +155,7 @@ def _on_device(stored: StoredCheckpoint, device: torch.device | str) -> StoredCh
         if target.type == "cpu":
             return stored
         state = stored.state and {name: tensor.to(target) for name, tensor in stored.state.items()}
-        module = stored.module and stored.module.to(target)
+        module = stored.module and move(stored.module, target)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise UsageError(
             f"device '{escaped(device)}': {escaped(error, 300)}", "a device that is there", "--device cpu"

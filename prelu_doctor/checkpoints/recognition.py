@@ -8,15 +8,15 @@ from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.file_kinds import FileKind, recognised
 
-_READABLE = frozenset({FileKind.TORCH_ZIP, FileKind.TORCH_LEGACY, FileKind.SAFETENSORS})
+_READABLE = frozenset(
+    {FileKind.TORCH_ZIP, FileKind.TORCH_LEGACY, FileKind.SAFETENSORS, FileKind.TORCHSCRIPT, FileKind.PT2}
+)
 _SAVE_STATE = "torch.save(model.state_dict(), 'weights.pt')"
 _FROM_ORIGINAL = f"in Python, take the original model and write {_SAVE_STATE}, then pass --arch module:callable"
-_EXPECTED = "a torch.save or safetensors file"
+_EXPECTED = "a torch.save, safetensors, TorchScript or torch.export file"
 
 # Formats that are a model, but not one that is read today; "not supported yet" stands in their message.
 _NOT_YET: dict[FileKind, str] = {
-    FileKind.TORCHSCRIPT: _FROM_ORIGINAL,
-    FileKind.PT2: _FROM_ORIGINAL,
     FileKind.TORCH_PACKAGE: _FROM_ORIGINAL,
     FileKind.ONNX: "give the PyTorch checkpoint that the ONNX file was exported from",
     FileKind.HUGGING_FACE_FOLDER: "give the weights file in the folder (model.safetensors) and --arch module:callable",
