@@ -170,6 +170,7 @@ def convert(
         sites=treated.recipes,
         none_arguments=treated.none_arguments,
         functions=tuple(sorted(options.functions)),
+        method=patient.record.method,
         options=_plain_options(options),
     ).after(patient.recipe)
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"records", "errors", "escaping", "config"},
-    {"expected_inputs", "file_kinds", "imports", "leaves", "outputs", "devices", "undisturbed"},
+    {"expected_inputs", "file_kinds", "imports", "leaves", "methods", "outputs", "devices", "undisturbed"},
     {"checkpoints", "data"},
     {"samples", "sites", "weights"},
     {"scanning"},

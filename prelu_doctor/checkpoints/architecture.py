@@ -16,21 +16,22 @@ _PYTHON_WORDS: dict[str, object] = {"True": True, "False": False, "None": None}
 _CALLABLE = "a callable that returns an nn.Module (a class counts)"
 
 
-def build_architecture(spec: str, arguments: dict[str, object]) -> nn.Module:
+def build_architecture(spec: str, arguments: dict[str, object], *, method: str | None = None) -> nn.Module:
     """The module that `--arch` names.
 
     Args:
         spec: `module:callable`, `path/to/file.py:callable` (imported with the current directory first on
-            `sys.path`), or the path of a checkpoint that holds a module: a pickled one of torch.nn classes, or the
-            folder of a Hugging Face model.
+            `sys.path`), or the path of a checkpoint that holds a module: a pickled one of torch.nn classes, a program
+            of torch.export, or the folder of a Hugging Face model.
         arguments: Keyword arguments of the callable.
+        method: Which of the programs in a file to take.
 
     Raises:
         CheckpointError: Where there is no such callable, its code raises, or it returns something else.
         UsageError: Where arguments are given to something that takes none.
     """
     if Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py")):
-        return _stored_module(spec, arguments)
+        return _stored_module(spec, arguments, method)
     built = imported_object(spec, option="--arch", error=CheckpointError)
     if not callable(built) and not isinstance(built, nn.Module):
         raise CheckpointError(f"--arch {escaped(spec)}: a {type(built).__name__}", _CALLABLE)
@@ -60,14 +61,14 @@ def parse_arch_args(pairs: list[str]) -> dict[str, object]:
     return arguments
 
 
-def _stored_module(spec: str, arguments: dict[str, object]) -> nn.Module:
+def _stored_module(spec: str, arguments: dict[str, object], method: str | None) -> nn.Module:
     if arguments:
         raise UsageError(f"--arch {escaped(spec)}: a file", "no --arch-arg with it", "leave --arch-arg out")
-    module = read_checkpoint(spec).module
+    module = read_checkpoint(spec, method=method).module
     if module is None:
         raise CheckpointError(
             f"--arch {escaped(spec)}: holds weights, but no module",
-            "a pickled module of torch.nn classes, or the folder of a Hugging Face model",
+            "a pickled module of torch.nn classes, a program of torch.export, or the folder of a Hugging Face model",
             "--arch module:callable",
         )
     return module

@@ -15,12 +15,14 @@ from prelu_doctor.checkpoints.contents import Contents, weights_or_module
 from prelu_doctor.checkpoints.distributed import read_distributed
 from prelu_doctor.checkpoints.folders import sha256_of, weights_in
 from prelu_doctor.checkpoints.hugging_face import read_hugging_face
+from prelu_doctor.checkpoints.exported_programs import move, read_exported_program
 from prelu_doctor.checkpoints.pickles import unpickled
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.recipes import recipe_beside
 from prelu_doctor.checkpoints.recognition import readable_kind
 from prelu_doctor.checkpoints.safetensors_files import read_safetensors
 from prelu_doctor.checkpoints.sharded import read_sharded
+from prelu_doctor.checkpoints.torchscript import read_torchscript
 from prelu_doctor.checkpoints.wrappers import without_wrappers
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
@@ -71,6 +73,7 @@ def read_checkpoint(
     allow_classes: Sequence[str] = (),
     weights_key: str | None = None,
     weights_alone: bool = False,
+    method: str | None = None,
     device: torch.device | str = "cpu",
 ) -> StoredCheckpoint:
     """Read a checkpoint, recognised by its content, without running its code.
@@ -85,6 +88,7 @@ def read_checkpoint(
         allow_classes: Names of classes of the user's, `package.module.Class`, that a pickled module may use.
         weights_key: Where in a training dictionary the weights stand; None for the usual keys.
         weights_alone: Do not build the module that a folder describes: its weights go elsewhere.
+        method: Which of a file's programs to take, and what to run of TorchScript instead of `forward`.
         device: Where the tensors come to lie.
 
     Raises:
@@ -97,7 +101,11 @@ def read_checkpoint(
         path = weights_in(path)
         file_kind = readable_kind(path)
     reading = Reading(
-        trust=trust, allowed_classes=tuple(allow_classes), weights_key=weights_key, weights_alone=weights_alone
+        trust=trust,
+        allowed_classes=tuple(allow_classes),
+        weights_key=weights_key,
+        weights_alone=weights_alone,
+        method=method,
     )
     contents = _READERS[file_kind](path, reading)
     sha256 = sha256_of(path, contents.files)
@@ -141,6 +149,8 @@ _KINDS: dict[FileKind, Kind] = {
     FileKind.SAFETENSORS: "safetensors",
     FileKind.HUGGING_FACE_FOLDER: "hugging-face",
     FileKind.DISTRIBUTED_FOLDER: "distributed",
+    FileKind.TORCHSCRIPT: "torchscript",
+    FileKind.PT2: "pt2",
 }
 
 
@@ -160,6 +170,8 @@ def _shard(path: Path, reading: Reading) -> Contents:
 
 _READERS: dict[FileKind, Callable[[Path, Reading], Contents]] = {
     FileKind.SAFETENSORS: read_safetensors,
+    FileKind.TORCHSCRIPT: read_torchscript,
+    FileKind.PT2: read_exported_program,
     FileKind.TORCH_ZIP: partial(_from_pickle, zipped=True),
     FileKind.TORCH_LEGACY: partial(_from_pickle, zipped=False),
     FileKind.SHARDED: partial(read_sharded, read_file=_shard),
@@ -174,7 +186,7 @@ def _on_device(stored: StoredCheckpoint, device: torch.device | str) -> StoredCh
         if target.type == "cpu":
             return stored
         state = stored.state and {name: tensor.to(target) for name, tensor in stored.state.items()}
-        module = stored.module and stored.module.to(target)
+        module = stored.module and move(stored.module, target)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise UsageError(
             f"device '{escaped(device)}': {escaped(error, 300)}", "a device that is there", "--device cpu"

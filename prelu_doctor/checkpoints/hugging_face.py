@@ -35,7 +35,9 @@ def read_hugging_face(folder: Path, reading: Reading, *, read_file: ReadFile) ->
     held = read_file(weights, reading)
     files = (*(held.files or (weights,)), folder / CONFIG)
     if held.state is None:
-        raise CheckpointError(f"{escaped(weights)}: holds a module", "a state dict beside config.json", "give that file")
+        raise CheckpointError(
+            f"{escaped(weights)}: holds a module", "a state dict beside config.json", "give that file"
+        )
     if reading.weights_alone or held.recipe_text is not None:
         return Contents(state=held.state, note=held.note, recipe_text=held.recipe_text, files=files)
     config = plain_config(folder / CONFIG, most=sum(tensor.nbytes for tensor in held.state.values()))

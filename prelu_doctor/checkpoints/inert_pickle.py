@@ -103,6 +103,8 @@ class _Reader(_Base):  # type: ignore[misc]
             raise pickle.UnpicklingError("gives a state to something that no call made")
         made.state = state
 
-    dispatch = {  # noqa: RUF012 - the base class keeps it so
-        code: read for code, read in _Base.dispatch.items() if bytes([code]) in _READ
-    } | {pickle.REDUCE[0]: _call, pickle.NEWOBJ[0]: _call, pickle.BUILD[0]: _build}
+    dispatch = {code: read for code, read in _Base.dispatch.items() if bytes([code]) in _READ} | {
+        pickle.REDUCE[0]: _call,
+        pickle.NEWOBJ[0]: _call,
+        pickle.BUILD[0]: _build,
+    }
