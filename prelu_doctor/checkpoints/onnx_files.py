@@ -30,6 +30,10 @@ _SMALL = 1024
 """Bytes up to which a tensor stays where it is: shapes, axes and scales are looked at as the graph is walked."""
 
 
+_FREE_INITIALISERS = 4
+"""The version of the format from which on an initialiser need not be an input."""
+
+
 @dataclass(frozen=True)
 class StoredOnnx:
     """An ONNX file that was validated.
@@ -118,6 +122,7 @@ def read_onnx(path: Path) -> StoredOnnx:
     with SecondFiles(path) as second:
         for tensor in all_tensors(model):
             _settle(tensor, second, path)
+    _fix_initialisers(model)
     weights = _taken_out(model)
     _check_valid(model, path)
     return StoredOnnx(path, sha256, model, weights)
@@ -167,6 +172,16 @@ def _false_claim(tensor: TensorProto, problem: str, path: Path) -> CheckpointErr
         "tensors whose data has the size of their shape",
         "copy or download it again, or export it again",
     )
+
+
+def _fix_initialisers(model: ModelProto) -> None:
+    """Takes initialisers off the list of inputs, where old files had to have them: nobody feeds them."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in names]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, _FREE_INITIALISERS)
 
 
 def _taken_out(model: ModelProto) -> dict[str, Array]:
