@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from prelu_doctor import __version__, records
+from prelu_doctor.bare_weights import BareWeights, weights_report
 from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.deployment import onnx_file, parity
 from prelu_doctor.deployment.freezing import why_frozen
@@ -19,9 +20,8 @@ from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
-from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
-from prelu_doctor.patient import Patient, open_patient
+from prelu_doctor.patient import Patient, open_patient, open_weights_or_patient
 from prelu_doctor.samples import Samples, samples_for
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
 from prelu_doctor.treatment.conversion import Phase, Treated, Treatment, no_progress, treat
@@ -33,7 +33,7 @@ Source = Patient | nn.Module | str | Path
 
 
 def scan(
-    model: Source,
+    model: Source | BareWeights,
     data: Samples = None,
     *,
     thresholds: Thresholds | None = None,
@@ -43,7 +43,8 @@ def scan(
     """Finds every activation call of a model and which of its units are dead, on sample data.
 
     Args:
-        model: A module, a checkpoint that holds one, or an opened `Patient`. It is left as it was.
+        model: A module, a checkpoint, or an opened `Patient`. It is left as it was. Of a checkpoint that holds weights
+            alone the report has what weights alone tell; open it with `open_patient(path, arch=...)` for more.
         data: What to run through it.
         thresholds: Where rare and dormant begin.
         seed: Of synthetic data.
@@ -55,7 +56,10 @@ def scan(
     Raises:
         DoctorError: The model or the data cannot be used; the message says what was found and expected.
     """
-    patient = _opened(model)
+    patient = open_weights_or_patient(model) if isinstance(model, nn.Module | str | Path) else model
+    if isinstance(patient, BareWeights):
+        patient.check_nothing_to_run([] if data is None else ["data"])
+        return weights_report(patient)
     dataset = samples_for(patient.module, data, seed=seed)
     told = phase or no_progress
     found = scan_model(
@@ -151,13 +155,12 @@ def convert(
 
     Raises:
         BrokenPromiseError: The output moved although it must not.
-        UsageError: The model was converted before, or an option is no finite number.
+        UsageError: An option is no finite number.
         DoctorError: The model or the data cannot be used.
     """
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
-    _check_unconverted(patient.record)
     dataset = samples_for(patient.module, data, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
@@ -168,7 +171,7 @@ def convert(
         none_arguments=treated.none_arguments,
         functions=tuple(sorted(options.functions)),
         options=_plain_options(options),
-    )
+    ).after(patient.recipe)
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
 
 
@@ -245,16 +248,6 @@ def _check_numbers(options: Treatment) -> None:
             f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
             "slopes that start within their range",
             f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
-        )
-
-
-def _check_unconverted(model: records.Model) -> None:
-    """Refuses a converted file: the new recipe would be one for the converted model, not for its architecture."""
-    if model.kind == "converted":
-        raise UsageError(
-            f"{escaped(model.path)} is a converted checkpoint already",
-            "a checkpoint as it was before its conversion",
-            "convert the original again with the options that you want",
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from prelu_doctor import records
+from prelu_doctor.bare_weights import BareWeights
 from prelu_doctor.checkpoints.architecture import build_architecture
 from prelu_doctor.checkpoints.checkpoint import StoredCheckpoint, read_checkpoint
 from prelu_doctor.checkpoints.finiteness import non_finite_names
@@ -19,6 +20,7 @@ from prelu_doctor.errors import UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.treatment.converted_file import restore
+from prelu_doctor.treatment.recipe import Recipe, decode_recipe
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Patient:
         record: Its path, hash and kind.
         note: What was done to open it; may be empty.
         expected: What it takes, where its file tells.
+        recipe: Of a converted file: what was done to the architecture's sites.
     """
 
     module: nn.Module
     record: records.Model
     note: str = ""
     expected: ExpectedInputs | None = None
+    recipe: Recipe | None = None
 
 
 def open_patient(
@@ -52,8 +56,9 @@ def open_patient(
     """Opens a checkpoint, or takes a module as it is.
 
     Args:
-        source: A checkpoint file, or a module (which stays where it is).
-        arch: For a file that holds weights alone: `module:callable`, `file.py:callable` or a file that holds a module.
+        source: A checkpoint (a file or a folder), or a module (which stays where it is).
+        arch: For a file that holds weights alone: `module:callable`, `file.py:callable`, or a file or folder that
+            holds a module.
         arch_args: Keyword arguments of the callable.
         trust: Read pickles of any class.
         allow_classes: Names of classes, `package.module.Class`, that a pickled module may use.
@@ -65,14 +70,53 @@ def open_patient(
         CheckpointError: The file cannot be read, is refused, or does not fit its architecture.
         UsageError: The architecture or the device is missing.
     """
+    examined = open_weights_or_patient(
+        source,
+        arch=arch,
+        arch_args=arch_args,
+        trust=trust,
+        allow_classes=allow_classes,
+        weights_key=weights_key,
+        method=method,
+        device=device,
+    )
+    if isinstance(examined, BareWeights):
+        raise examined.needs_architecture()
+    return examined
+
+
+def open_weights_or_patient(
+    source: nn.Module | str | Path,
+    *,
+    arch: str | None = None,
+    arch_args: Mapping[str, object] | None = None,
+    trust: bool = False,
+    allow_classes: Sequence[str] = (),
+    weights_key: str | None = None,
+    method: str | None = None,
+    device: str = "auto",
+) -> Patient | BareWeights:
+    """Like `open_patient`; a file of weights alone without an architecture is no error but the weights."""
     if isinstance(source, nn.Module):
         return Patient(source, _record(source, path="", sha256="", kind="in-memory"))
     target = chosen_device(device)
-    stored = read_checkpoint(source, trust=trust, allow_classes=allow_classes, weights_key=weights_key)
+    stored = read_checkpoint(
+        source, trust=trust, allow_classes=allow_classes, weights_key=weights_key, weights_alone=arch is not None
+    )
+    if stored.state is not None and arch is None:
+        return _bare(stored, str(source))
     module = _module_of(stored, arch, arch_args or {}).to(target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
     record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}))
-    return Patient(module, record, stored.note, stored.expected)
+    recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
+    return Patient(module, record, stored.note, stored.expected, recipe)
+
+
+def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
+    assert stored.state is not None
+    steps = decode_recipe(stored.recipe_text).steps if stored.recipe_text is not None else ()
+    slopes = frozenset(place.module for step in steps for site in step.sites for place in site.places)
+    return BareWeights(path, stored.sha256, stored.kind, stored.state, slopes, stored.note)
 
 
 def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object]) -> nn.Module:
@@ -85,12 +129,7 @@ def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[st
             )
         return stored.module
     assert stored.state is not None
-    if arch is None:
-        raise UsageError(
-            f"{escaped(stored.path)} holds weights alone ({stored.kind}, {len(stored.state)} tensors)",
-            "the architecture that they belong to",
-            "--arch module:callable, --arch path/to/file.py:callable, or --arch with a file that holds the module",
-        )
+    assert arch is not None
     with torch.random.fork_rng(devices=[]):
         fresh = build_architecture(arch, dict(arch_args))
     if stored.recipe_text is not None:

@@ -21,14 +21,15 @@ def build_architecture(spec: str, arguments: dict[str, object]) -> nn.Module:
 
     Args:
         spec: `module:callable`, `path/to/file.py:callable` (imported with the current directory first on
-            `sys.path`), or the path of a checkpoint that holds a pickled module of torch.nn classes.
+            `sys.path`), or the path of a checkpoint that holds a module: a pickled one of torch.nn classes, or the
+            folder of a Hugging Face model.
         arguments: Keyword arguments of the callable.
 
     Raises:
         CheckpointError: Where there is no such callable, its code raises, or it returns something else.
         UsageError: Where arguments are given to something that takes none.
     """
-    if Path(spec).is_file() and not spec.endswith(".py"):
+    if Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py")):
         return _stored_module(spec, arguments)
     built = imported_object(spec, option="--arch", error=CheckpointError)
     if not callable(built) and not isinstance(built, nn.Module):
@@ -66,7 +67,7 @@ def _stored_module(spec: str, arguments: dict[str, object]) -> nn.Module:
     if module is None:
         raise CheckpointError(
             f"--arch {escaped(spec)}: holds weights, but no module",
-            "a file with a pickled module of torch.nn classes",
+            "a pickled module of torch.nn classes, or the folder of a Hugging Face model",
             "--arch module:callable",
         )
     return module

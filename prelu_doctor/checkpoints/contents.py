@@ -28,6 +28,7 @@ class Contents:
         note: As "taken from key 'model'"; may be empty.
         recipe_text: The JSON recipe of a converted file; None for others.
         expected: What the module takes, where the file tells.
+        files: All files that were read, where they are several; empty for one file.
     """
 
     module: nn.Module | None = None
@@ -35,6 +36,7 @@ class Contents:
     note: str = ""
     recipe_text: str | None = None
     expected: ExpectedInputs | None = None
+    files: tuple[Path, ...] = ()
 
 
 def weights_or_module(content: Any, path: Path, *, trust: bool) -> Contents:
