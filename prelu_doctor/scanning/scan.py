@@ -87,7 +87,7 @@ def scan_model(
             continue
         probe = probe or Probe.on(model, batch, functions)
         probe.run(batch)
-        samples += batch.size
+        samples += batch.counted
         progress(samples)
     if probe is None:
         raise DataError("the data holds no samples", "at least one sample", "check --data and --max-samples")
