@@ -60,7 +60,7 @@ def scan(
     if isinstance(patient, BareWeights):
         patient.check_nothing_to_run([] if data is None else ["data"])
         return weights_report(patient)
-    dataset = samples_for(patient.module, data, seed=seed)
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     told = phase or no_progress
     found = scan_model(
         patient.module,
@@ -161,7 +161,7 @@ def convert(
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
-    dataset = samples_for(patient.module, data, seed=options.seed)
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
         tool_version=__version__,
@@ -193,7 +193,7 @@ def export_onnx(
     """
     patient = _opened(model)
     check_targets([Path(path)], force=force)
-    dataset = samples_for(patient.module, data, seed=seed)
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     proofs: list[records.ParityReport] = []
     export = _proved_export(patient.module, dataset, patient.record, opset, Path(path), proofs)
     write_together([(Path(path), export)], force=force, inputs=_read(patient.record, dataset))
@@ -216,7 +216,7 @@ def check_parity(
         DoctorError: The model, the file or the data cannot be used.
     """
     patient = _opened(model)
-    dataset = samples_for(patient.module, data, seed=seed)
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     return parity.check_parity(
         patient.module,
         Path(onnx_path),
@@ -290,17 +290,24 @@ def _proved_export(
             return proof
         return records.replace(fixed, fixed_because=frozen) if fixed.verdict == "healthy" else proof
 
-    def write(path: Path) -> None:
-        batch = dataset.first()
+    def in_the_data_form(batch: Batch, path: Path) -> records.ParityReport:
+        """For any batch size where the forward allows it; else for what the data holds."""
+        if not batch.resizable:
+            proof = tried(batch, path, open_batch=False)
+            why = "the data yields whole calls" if batch.whole else "the model takes batches of this size alone"
+            return records.replace(proof, fixed_because=why)
         try:
-            try:
-                proof = open_or_fixed(batch.take(slice(0, 2)).to(device_of(model)), path)
-            except ForwardError as error:
-                if batch.size <= 2:
-                    raise
-                # A forward that takes neither one sample nor two may take whole batches.
-                proof = tried(batch.to(device_of(model)), path, open_batch=False)
-                proof = records.replace(proof, fixed_because=error.found.splitlines()[0])
+            return open_or_fixed(batch.take(slice(0, 2)), path)
+        except ForwardError as error:
+            if batch.size <= 2:
+                raise
+            # A forward that takes neither one sample nor two may take whole batches.
+            proof = tried(batch, path, open_batch=False)
+            return records.replace(proof, fixed_because=error.found.splitlines()[0])
+
+    def write(path: Path) -> None:
+        try:
+            proof = in_the_data_form(dataset.first().to(device_of(model)), path)
         except DoctorError as error:
             raise type(error)(*(part.replace(str(path), str(target)) for part in error.args)) from error
         failed = [check for check in proof.checks if not check.passed]

@@ -95,6 +95,7 @@ class Inputs:
         return open_dataset(
             self.data,
             model=patient.module,
+            expected=patient.expected,
             input_shapes=[parse_shape(text) for text in self.input_shapes],
             batch_size=self.batch_size,
             max_samples=self.max_samples,

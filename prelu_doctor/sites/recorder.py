@@ -89,7 +89,7 @@ class Recorder(TorchDispatchMode):
         self._constants = {
             id(tensor) for module in model.modules() for tensor in _tensors_in(list(vars(module).values()))
         }
-        for tensor in (*batch.args, *batch.kwargs.values()):
+        for tensor in batch.tensors():
             self.graph.from_input.add(self._enter(tensor))
 
     @classmethod
