@@ -6,11 +6,13 @@ import contextlib
 import copy
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prelu_doctor.checkpoints.contents import Contents
 from prelu_doctor.checkpoints.program_archives import ProgramArchive, UnsafeProgramError, damage
@@ -71,9 +73,34 @@ def running(module: torch.jit.ScriptModule, method: str, *, name: str = "the mod
             return self._c._get_method(method)(*args, **kwargs)
 
     plain = type(module)
-    members = {"forward": forward, "_changes": _changes(nodes), "__module__": plain.__module__}
+    constants = list(_constants(module._c._get_method(method).graph))
+
+    def named_buffers(self: Any, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        yield from plain.named_buffers(self, *args, **kwargs)
+        yield from constants  # of a frozen program, whose weights have no names
+
+    members = {"forward": forward, "named_buffers": named_buffers, "_method": method, "_changes": _changes(nodes), "__module__": plain.__module__}
     module.__class__ = type(plain.__name__, (plain,), members)
     return module
+
+
+def _constants(graph: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a graph holds, named after the first operation that reads them, as `conv2d_1.weight`."""
+    numbers: Counter[str] = Counter()
+    named: set[int] = set()
+    for node in nodes_of(graph):
+        space, _, op = node.kind().partition("::")
+        if space != "aten":
+            continue
+        numbers[op] += 1
+        arguments = torch._C.parse_schema(node.schema()).arguments
+        for argument, value in zip(arguments, node.inputs(), strict=False):
+            maker = value.node()
+            if maker.kind() != "prim::Constant" or not maker.hasAttribute("value") or maker.kindOf("value") != "t":
+                continue
+            if value.unique() not in named:
+                named.add(value.unique())
+                yield f"{op}_{numbers[op]}.{argument.name}", maker.t("value")
 
 
 def _note(module: Any) -> str:
