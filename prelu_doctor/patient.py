@@ -17,6 +17,7 @@ from prelu_doctor.checkpoints.checkpoint import StoredCheckpoint, read_checkpoin
 from prelu_doctor.checkpoints.exported_programs import move
 from prelu_doctor.checkpoints.finiteness import non_finite_names
 from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.torchscript import running
 from prelu_doctor.devices import chosen_device
 from prelu_doctor.errors import UsageError
@@ -115,11 +116,14 @@ def open_weights_or_patient(
     )
     if stored.state is not None and arch is None:
         return _bare(stored, str(source))
-    module = move(_module_of(stored, arch, arch_args or {}, method), target)
+    reading = Reading(trust=trust, allowed_classes=tuple(allow_classes), method=method)
+    module, fitted = _module_of(stored, arch, arch_args or {}, reading)
+    module = move(module, target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
     record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}), method=method)
+    note = ", ".join(part for part in (stored.note, fitted) if part)
     recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
-    return Patient(module, record, stored.note, stored.expected, recipe)
+    return Patient(module, record, note, stored.expected, recipe)
 
 
 def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
@@ -130,19 +134,21 @@ def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
 
 
 def _module_of(
-    stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object], method: str | None
-) -> nn.Module:
+    stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object], reading: Reading
+) -> tuple[nn.Module, str]:
+    """The module, and what was done to make names fit."""
+    method = reading.method
     if stored.module is not None and arch is None:
-        return stored.module if stored.kind in _PROGRAMS or method is None else _with_method(stored.module, method)
+        return stored.module if stored.kind in _PROGRAMS or method is None else _with_method(stored.module, method), ""
     state = stored.state if stored.module is None else _weights_of_program(stored)
     assert state is not None
     assert arch is not None
     with torch.random.fork_rng(devices=[]):
-        fresh = build_architecture(arch, dict(arch_args), method=method)
+        fresh = build_architecture(arch, dict(arch_args), reading)
     if stored.recipe_text is not None:
-        return restore(fresh, stored.recipe_text, state, method=method)
-    load_weights(fresh, state)
-    return fresh if method is None else _with_method(fresh, method)
+        return restore(fresh, stored.recipe_text, state, method=method), ""
+    note = load_weights(fresh, state)
+    return fresh if method is None else _with_method(fresh, method), note
 
 
 _PROGRAMS = ("torchscript", "pt2")

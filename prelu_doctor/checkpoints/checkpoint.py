@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from prelu_doctor.checkpoints.contents import Contents, weights_or_module
 from prelu_doctor.checkpoints.distributed import read_distributed
+from prelu_doctor.checkpoints.exported_programs import move, read_exported_program
 from prelu_doctor.checkpoints.folders import sha256_of, weights_in
 from prelu_doctor.checkpoints.hugging_face import read_hugging_face
-from prelu_doctor.checkpoints.exported_programs import move, read_exported_program
 from prelu_doctor.checkpoints.pickles import unpickled
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.recipes import recipe_beside
@@ -28,6 +28,7 @@ from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.file_kinds import FileKind, recognised
+from prelu_doctor.untrusted.opened_files import opened
 
 Kind = Literal[
     "torch-module",
@@ -96,10 +97,8 @@ def read_checkpoint(
         UsageError: Where the device is not there.
     """
     path = Path(path)
-    file_kind = readable_kind(path)
-    if file_kind is FileKind.FOLDER:
+    if readable_kind(path) is FileKind.FOLDER:
         path = weights_in(path)
-        file_kind = readable_kind(path)
     reading = Reading(
         trust=trust,
         allowed_classes=tuple(allow_classes),
@@ -107,14 +106,31 @@ def read_checkpoint(
         weights_alone=weights_alone,
         method=method,
     )
+    read = _read_parts if readable_kind(path) in _IN_PARTS else _read_file
+    return _on_device(read(path, reading), device)
+
+
+def _read_file(path: Path, reading: Reading) -> StoredCheckpoint:
+    with opened(path, error=CheckpointError) as file:
+        file_kind = readable_kind(file.path)
+        contents = _READERS[file_kind](file.path, reading)
+        return _stored(contents, path, file.sha256, file_kind)
+
+
+def _read_parts(path: Path, reading: Reading) -> StoredCheckpoint:
+    file_kind = readable_kind(path)
     contents = _READERS[file_kind](path, reading)
-    sha256 = sha256_of(path, contents.files)
-    return _on_device(_stored(contents, path, sha256, file_kind), device)
+    return _stored(contents, path, sha256_of(path, contents.files), file_kind)
+
+
+_IN_PARTS = (FileKind.SHARDED, FileKind.HUGGING_FACE_FOLDER, FileKind.DISTRIBUTED_FOLDER)
+"""Kinds that consist of several files, each opened by itself."""
 
 
 def _from_pickle(path: Path, reading: Reading, *, zipped: bool) -> Contents:
-    content = unpickled(path, zipped=zipped, trust=reading.trust)
-    return weights_or_module(content, path, trust=reading.trust)
+    found = unpickled(path, zipped=zipped, reading=reading)
+    contents = weights_or_module(found.content, path, reading, found.classes)
+    return replace(contents, note=", ".join(note for note in (contents.note, found.note) if note))
 
 
 def _stored(contents: Contents, path: Path, sha256: str, file_kind: FileKind) -> StoredCheckpoint:

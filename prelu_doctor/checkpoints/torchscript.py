@@ -79,7 +79,13 @@ def running(module: torch.jit.ScriptModule, method: str, *, name: str = "the mod
         yield from plain.named_buffers(self, *args, **kwargs)
         yield from constants  # of a frozen program, whose weights have no names
 
-    members = {"forward": forward, "named_buffers": named_buffers, "_method": method, "_changes": _changes(nodes), "__module__": plain.__module__}
+    members = {
+        "forward": forward,
+        "named_buffers": named_buffers,
+        "_method": method,
+        "_changes": _changes(nodes),
+        "__module__": plain.__module__,
+    }
     module.__class__ = type(plain.__name__, (plain,), members)
     return module
 

@@ -120,7 +120,13 @@ def _count(additions: Additions, one: Watched) -> None:
     positions = math.prod(one.shape) // max(one.units, 1)
     exact = TensorProto.DOUBLE if positions >= _MANY else TensorProto.FLOAT
     vector = [
-        _reduced(additions, body, additions.cast(body, _active(additions, body, one, data, result, wide), exact), axes, swapped),
+        _reduced(
+            additions,
+            body,
+            additions.cast(body, _active(additions, body, one, data, result, wide), exact),
+            axes,
+            swapped,
+        ),
         _reduced(additions, body, _size(additions, body, one, result), axes, swapped),
         _number(additions, body, additions.sum(body, _infinite(additions, body, data, wide), None)),
         _number(additions, body, additions.add(body, "Size", [result])),

@@ -26,7 +26,9 @@ _FEW = 4096
 
 _SAME = frozenset({"Identity", "Dropout"})
 _SHAPES = frozenset({"Shape", "Size"})
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,7 @@ class _Walk:
         call_index = len(self._graph.calls)
         scope[result] = self._emit(_FUNCTIONS[function], args, shape, element)
         position = self._positions.next(node, function, self._called(node))
-        self._graph.calls[call_index] = replace(
-            self._graph.calls[call_index], activation=activation, position=position
-        )
+        self._graph.calls[call_index] = replace(self._graph.calls[call_index], activation=activation, position=position)
         self._flow.rectifying[call_index] = Rectifying(body, index, data, result, activation, element)
         return True
 
@@ -295,7 +295,9 @@ class _Walk:
         scope.update(zip(names, writes, strict=True))
         drawn = node.op_type in _RANDOM
         depends = not told and (drawn or any(value in self._graph.from_input for value in reads))
-        self._append(f"onnx::{node.op_type}", torch.ops.aten.alias.default, tuple(map(Ref, reads)), reads, writes, depends)
+        self._append(
+            f"onnx::{node.op_type}", torch.ops.aten.alias.default, tuple(map(Ref, reads)), reads, writes, depends
+        )
 
     # Parameters
 

@@ -16,7 +16,6 @@ from prelu_doctor.onnx_scanning.translation import Shape
 from prelu_doctor.scanning.layout import Layout
 
 
-
 class Prints:
     """A model that tells of every pre-activation its sums, and those of its squares, along each axis.
 
@@ -117,5 +116,3 @@ def grows(layout: Layout, two: Shape, three: Shape) -> bool:
     """True where of all axes the layout's alone has half as much again with three samples as with two."""
     axis = 0 if layout.folded != "no" else layout.axis
     return three == tuple(size * 3 // 2 if place == axis else size for place, size in enumerate(two))
-
-

@@ -106,7 +106,9 @@ class _Session:
                 self._outputs, {name: array for name, array in arrays.items() if name in taken}, options
             )
         except Exception as error:  # onnxruntime's exceptions share no root but this
-            shapes = ", ".join(f"{escaped(name)} {list(array.shape)}" for name, array in arrays.items() if name != self._samples)
+            shapes = ", ".join(
+                f"{escaped(name)} {list(array.shape)}" for name, array in arrays.items() if name != self._samples
+            )
             raise ForwardError(
                 f"onnxruntime stopped while it ran the model: {reason_of(error)}",
                 f"a model that runs on {shapes}",

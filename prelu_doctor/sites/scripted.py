@@ -153,7 +153,9 @@ def _until_child(nodes: list[Any], path: str) -> int:
     """How many nodes come before the first that stands inside a child, or inside another method."""
     if not path:
         return next((k for k, node in enumerate(nodes) if "SELF" in node.getModuleHierarchy()), 0)
-    inside = re.compile("".join(rf"{re.escape(part)}\([^)]*\)\." for part in path.split(".")).removesuffix(r"\.") + r"(\.|$)")
+    inside = re.compile(
+        "".join(rf"{re.escape(part)}\([^)]*\)\." for part in path.split(".")).removesuffix(r"\.") + r"(\.|$)"
+    )
     return next((k for k, node in enumerate(nodes) if inside.match(node.getModuleHierarchy())), len(nodes))
 
 

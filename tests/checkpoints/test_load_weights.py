@@ -59,11 +59,6 @@ def test_long_lists_are_cut_with_a_count(net):
     assert message.count("unexpected 'stray") == 10
 
 
-def test_a_common_prefix_to_remove_is_told(net):
-    message = mismatch(net, {f"encoder.net.{name}": tensor for name, tensor in net.state_dict().items()})
-    assert "without the prefix 'encoder.net.': then every name would match" in message
-
-
 def test_a_common_prefix_to_add_is_told(net):
     message = mismatch(nn.ModuleDict({"backbone": net}), net.state_dict())
     assert "with the prefix 'backbone.' added: then every name would match" in message
