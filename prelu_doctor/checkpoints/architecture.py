@@ -31,7 +31,7 @@ def build_architecture(spec: str, arguments: dict[str, object], reading: Reading
         CheckpointError: Where there is no such callable, its code raises, or it returns something else.
         UsageError: Where arguments are given to something that takes none.
     """
-    if Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py")):
+    if spec and (Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py"))):
         return _stored_module(spec, arguments, reading or Reading())
     built = imported_object(spec, option="--arch", error=CheckpointError)
     if not callable(built) and not isinstance(built, nn.Module):

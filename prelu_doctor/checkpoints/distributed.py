@@ -74,7 +74,7 @@ def read_distributed(folder: Path, reading: Reading) -> Contents:
     _check_claims(folder, entries, files)
     # Tensors without data stand for the entries until it is known which of them are the weights.
     stand_ins = {entry.name: _stand_in(folder, entry) for entry in entries}
-    chosen = weights_or_module(_nested(stand_ins, metadata), folder, trust=False)
+    chosen = weights_or_module(_nested(stand_ins, metadata), folder, reading)
     assert chosen.state is not None
     by_stand_in = {id(stand_ins[entry.name]): entry for entry in entries}
     state = {name: _read(by_stand_in[id(stand_in)], files, folder) for name, stand_in in chosen.state.items()}
