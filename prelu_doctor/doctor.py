@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -14,6 +16,7 @@ from prelu_doctor import __version__, records
 from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.deployment import onnx_file, parity
 from prelu_doctor.deployment.freezing import why_frozen
+from prelu_doctor.deployment.pt2_file import export_pt2
 from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
@@ -105,13 +108,21 @@ class Conversion:
     _dataset: Dataset
 
     def save(
-        self, path: str | Path, *, onnx: str | Path | None = None, opset: int | None = None, force: bool = False
+        self,
+        path: str | Path,
+        *,
+        onnx: str | Path | None = None,
+        pt2: str | Path | None = None,
+        opset: int | None = None,
+        force: bool = False,
     ) -> records.ConvertReport:
-        """Writes the converted checkpoint, and an ONNX file proved equal to it: all of it or nothing.
+        """Writes the converted checkpoint, an ONNX file and a program, both proved equal to it: all of it or nothing.
 
         Args:
-            path: `.safetensors` for one file; anything else gets a plain state dict with its recipe beside it.
+            path: `.safetensors` for one file, `.pt2` for a program of torch.export that needs neither the class nor
+                this package; anything else gets a plain state dict with its recipe beside it.
             onnx: Where an ONNX file goes, if wanted.
+            pt2: Where a program goes, if wanted beside the checkpoint.
             opset: Its operator set.
             force: Whether existing files may be replaced.
 
@@ -119,11 +130,16 @@ class Conversion:
             The report with the parity of the ONNX file and the names of what was written.
 
         Raises:
-            BrokenPromiseError: The ONNX file is not the same function; nothing was written.
+            BrokenPromiseError: The ONNX file or the program is not the same function; nothing was written.
             UsageError: A file exists already or cannot be written.
         """
-        converted = converted_writers(self.model, self.recipe, Path(path))
+        programs = [Path(target) for target in (path, pt2) if target is not None and Path(target).suffix == ".pt2"]
+        if pt2 is not None and Path(pt2) not in programs:
+            raise UsageError(f"--pt2 {escaped(pt2)}", "a file whose name ends in .pt2", "--pt2 healed.pt2")
+        converted = converted_writers(self.model, self.recipe, Path(path)) if Path(path) not in programs else []
         writers: list[tuple[Path, Writer]] = [(target, _told_as_os_error(write)) for target, write in converted]
+        for program in programs:
+            writers.append((program, functools.partial(export_pt2, self.model, self._dataset.scanned)))
         proofs: list[records.ParityReport] = []
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
@@ -158,6 +174,7 @@ def convert(
     _check_numbers(options)
     patient = _opened(model)
     _check_unconverted(patient.record)
+    _check_python_model(patient.module, patient.record, "converted")
     dataset = samples_for(patient.module, data, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
@@ -189,6 +206,7 @@ def export_onnx(
         DoctorError: The model or the data cannot be used.
     """
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "exported")
     check_targets([Path(path)], force=force)
     dataset = samples_for(patient.module, data, seed=seed)
     proofs: list[records.ParityReport] = []
@@ -256,6 +274,16 @@ def _check_unconverted(model: records.Model) -> None:
             f"{escaped(model.path)} is a converted checkpoint already",
             "a checkpoint as it was before its conversion",
             "convert the original again with the options that you want",
+        )
+
+
+def _check_python_model(module: nn.Module, model: records.Model, done: str) -> None:
+    """Refuses TorchScript, which is compiled and can be neither operated on nor exported."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{escaped(model.path) or 'the model'} is TorchScript, compiled code, which cannot be {done}",
+            "the model's Python class, which takes the weights out of the same file",
+            "--arch module:callable beside it, with the class that was scripted or traced",
         )
 
 
