@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -15,6 +17,7 @@ from prelu_doctor.bare_weights import BareWeights, weights_report
 from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.deployment import onnx_file, parity
 from prelu_doctor.deployment.freezing import why_frozen
+from prelu_doctor.deployment.pt2_file import export_pt2
 from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
@@ -109,13 +112,21 @@ class Conversion:
     _dataset: Dataset
 
     def save(
-        self, path: str | Path, *, onnx: str | Path | None = None, opset: int | None = None, force: bool = False
+        self,
+        path: str | Path,
+        *,
+        onnx: str | Path | None = None,
+        pt2: str | Path | None = None,
+        opset: int | None = None,
+        force: bool = False,
     ) -> records.ConvertReport:
-        """Writes the converted checkpoint, and an ONNX file proved equal to it: all of it or nothing.
+        """Writes the converted checkpoint, an ONNX file and a program, both proved equal to it: all of it or nothing.
 
         Args:
-            path: `.safetensors` for one file; anything else gets a plain state dict with its recipe beside it.
+            path: `.safetensors` for one file, `.pt2` for a program of torch.export that needs neither the class nor
+                this package; anything else gets a plain state dict with its recipe beside it.
             onnx: Where an ONNX file goes, if wanted.
+            pt2: Where a program goes, if wanted beside the checkpoint.
             opset: Its operator set.
             force: Whether existing files may be replaced.
 
@@ -123,11 +134,16 @@ class Conversion:
             The report with the parity of the ONNX file and the names of what was written.
 
         Raises:
-            BrokenPromiseError: The ONNX file is not the same function; nothing was written.
+            BrokenPromiseError: The ONNX file or the program is not the same function; nothing was written.
             UsageError: A file exists already or cannot be written.
         """
-        converted = converted_writers(self.model, self.recipe, Path(path))
+        programs = [Path(target) for target in (path, pt2) if target is not None and Path(target).suffix == ".pt2"]
+        if pt2 is not None and Path(pt2) not in programs:
+            raise UsageError(f"--pt2 {escaped(pt2)}", "a file whose name ends in .pt2", "--pt2 healed.pt2")
+        converted = converted_writers(self.model, self.recipe, Path(path)) if Path(path) not in programs else []
         writers: list[tuple[Path, Writer]] = [(target, _told_as_os_error(write)) for target, write in converted]
+        for program in programs:
+            writers.append((program, functools.partial(export_pt2, self.model, self._dataset.scanned)))
         proofs: list[records.ParityReport] = []
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
@@ -161,6 +177,7 @@ def convert(
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "converted")
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
@@ -192,6 +209,7 @@ def export_onnx(
         DoctorError: The model or the data cannot be used.
     """
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "exported")
     check_targets([Path(path)], force=force)
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     proofs: list[records.ParityReport] = []
@@ -249,6 +267,16 @@ def _check_numbers(options: Treatment) -> None:
             f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
             "slopes that start within their range",
             f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
+        )
+
+
+def _check_python_model(module: nn.Module, model: records.Model, done: str) -> None:
+    """Refuses TorchScript, which is compiled and can be neither operated on nor exported."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{escaped(model.path) or 'the model'} is TorchScript, compiled code, which cannot be {done}",
+            "the model's Python class, which takes the weights out of the same file",
+            "--arch module:callable beside it, with the class that was scripted or traced",
         )
 
 

@@ -72,12 +72,11 @@ def read_distributed(folder: Path, reading: Reading) -> Contents:
         for name in sorted({chunk.file for entry in entries for chunk in entry.chunks})
     }
     _check_claims(folder, entries, files)
-    # Tensors without data stand for the entries until it is known which of them are the weights.
-    stand_ins = {entry.name: _stand_in(folder, entry) for entry in entries}
-    chosen = weights_or_module(_nested(stand_ins, metadata), folder, reading)
+    # Their numbers stand for the entries until it is known which of them are the weights.
+    numbers = {entry.name: torch.tensor(number) for number, entry in enumerate(entries)}
+    chosen = weights_or_module(_nested(numbers, metadata), folder, reading)
     assert chosen.state is not None
-    by_stand_in = {id(stand_ins[entry.name]): entry for entry in entries}
-    state = {name: _read(by_stand_in[id(stand_in)], files, folder) for name, stand_in in chosen.state.items()}
+    state = {name: _read(entries[int(number)], files, folder) for name, number in chosen.state.items()}
     notes = (chosen.note, f"{left_out} entries that are no tensors left out" if left_out else "")
     return Contents(
         state=state,
@@ -195,9 +194,9 @@ def _check_claims(folder: Path, entries: list[_Entry], files: Mapping[str, Path]
         raise _unsound(folder, f"its tensors claim {claimed} bytes, and its files hold {sum(ends.values())}")
 
 
-def _stand_in(folder: Path, entry: _Entry) -> Tensor:
+def _check_shape(folder: Path, entry: _Entry) -> None:
     try:
-        return torch.empty(entry.shape, dtype=entry.dtype, device="meta")
+        torch.empty(entry.shape, dtype=entry.dtype, device="meta")
     except RuntimeError as error:  # a shape with a 0 in it may still be too large
         raise _unsound(folder, f"'{escaped(entry.name)}': {reason_of(error)}") from error
 
@@ -220,6 +219,7 @@ def _nested(tensors: Mapping[str, Tensor], metadata: Made) -> dict[Any, Any]:
 
 def _read(entry: _Entry, files: Mapping[str, Path], folder: Path) -> Tensor:
     """The whole tensor; where one block is all of it, that block."""
+    _check_shape(folder, entry)
     blocks = ((chunk, _block(entry, chunk, files[chunk.file], folder)) for chunk in entry.chunks)
     if len(entry.chunks) == 1:
         return next(block for _, block in blocks)

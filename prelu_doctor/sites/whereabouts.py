@@ -117,5 +117,5 @@ def source_line(places: Sequence[tuple[str, int]]) -> str:
 
 
 _OF_TORCH = re.compile(
-    r"(-packages|lib)[\\/](torch|prelu_doctor)[\\/]|^<|[\\/]torch[\\/]nn[\\/]|[\\/]prelu_doctor[\\/]treatment[\\/]"
+    r"((-packages|lib)[\\/]|^)(torch|prelu_doctor)[\\/]|^<|[\\/]torch[\\/]nn[\\/]|[\\/]prelu_doctor[\\/]treatment[\\/]"
 )

@@ -104,7 +104,7 @@ def _misfit(reason: str) -> CheckpointError:
 
 def files_of(target: Path) -> list[Path]:
     """The files that a converted checkpoint consists of."""
-    return [target] if target.suffix == ".safetensors" else [target, _recipe_path(target)]
+    return [target] if target.suffix in (".safetensors", ".pt2") else [target, _recipe_path(target)]
 
 
 def _recipe_path(target: Path) -> Path:
