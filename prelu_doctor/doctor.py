@@ -23,6 +23,7 @@ from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
+from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
 from prelu_doctor.patient import Patient, open_patient, open_weights_or_patient
 from prelu_doctor.samples import Samples, samples_for

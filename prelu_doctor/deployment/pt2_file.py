@@ -123,7 +123,9 @@ def _plain_output(model: nn.Module, batch: Batch) -> bool:
 def _is_plain(output: Any) -> bool:
     if type(output) in (tuple, list):
         return all(map(_is_plain, output))
-    return all(map(_is_plain, output.values())) if type(output) is dict else isinstance(output, Tensor) or output is None
+    return (
+        all(map(_is_plain, output.values())) if type(output) is dict else isinstance(output, Tensor) or output is None
+    )
 
 
 def _reason(error: BaseException) -> str:
