@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from prelu_doctor.data.calls import Call
     from prelu_doctor.doctor import Conversion, check_parity, convert, export_onnx, scan
     from prelu_doctor.patient import Patient, open_patient
     from prelu_doctor.treatment.conversion import Treatment
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from prelu_doctor.treatment.fine_tuning import Training
 
 _HOMES = {
+    "Call": "prelu_doctor.data.calls",
     "Conversion": "prelu_doctor.doctor",
     "Patient": "prelu_doctor.patient",
     "Training": "prelu_doctor.treatment.fine_tuning",
@@ -31,6 +33,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Call",
     "Conversion",
     "Patient",
     "Training",

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from prelu_doctor import __version__, records
+from prelu_doctor.bare_weights import BareWeights, weights_report
 from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.deployment import onnx_file, parity
 from prelu_doctor.deployment.freezing import why_frozen
+from prelu_doctor.deployment.pt2_file import export_pt2
 from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
+from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
-from prelu_doctor.patient import Patient, open_patient
+from prelu_doctor.patient import Patient, open_patient, open_weights_or_patient
 from prelu_doctor.samples import Samples, samples_for
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
 from prelu_doctor.treatment.conversion import Phase, Treated, Treatment, no_progress, treat
@@ -32,7 +37,7 @@ Source = Patient | nn.Module | str | Path
 
 
 def scan(
-    model: Source,
+    model: Source | BareWeights,
     data: Samples = None,
     *,
     thresholds: Thresholds | None = None,
@@ -42,7 +47,8 @@ def scan(
     """Finds every activation call of a model and which of its units are dead, on sample data.
 
     Args:
-        model: A module, a checkpoint that holds one, or an opened `Patient`. It is left as it was.
+        model: A module, a checkpoint, or an opened `Patient`. It is left as it was. Of a checkpoint that holds weights
+            alone the report has what weights alone tell; open it with `open_patient(path, arch=...)` for more.
         data: What to run through it.
         thresholds: Where rare and dormant begin.
         seed: Of synthetic data.
@@ -54,8 +60,11 @@ def scan(
     Raises:
         DoctorError: The model or the data cannot be used; the message says what was found and expected.
     """
-    patient = _opened(model)
-    dataset = samples_for(patient.module, data, seed=seed)
+    patient = open_weights_or_patient(model) if isinstance(model, nn.Module | str | Path) else model
+    if isinstance(patient, BareWeights):
+        patient.check_nothing_to_run([] if data is None else ["data"])
+        return weights_report(patient)
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     told = phase or no_progress
     found = scan_model(
         patient.module,
@@ -104,13 +113,21 @@ class Conversion:
     _dataset: Dataset
 
     def save(
-        self, path: str | Path, *, onnx: str | Path | None = None, opset: int | None = None, force: bool = False
+        self,
+        path: str | Path,
+        *,
+        onnx: str | Path | None = None,
+        pt2: str | Path | None = None,
+        opset: int | None = None,
+        force: bool = False,
     ) -> records.ConvertReport:
-        """Writes the converted checkpoint, and an ONNX file proved equal to it: all of it or nothing.
+        """Writes the converted checkpoint, an ONNX file and a program, both proved equal to it: all of it or nothing.
 
         Args:
-            path: `.safetensors` for one file; anything else gets a plain state dict with its recipe beside it.
+            path: `.safetensors` for one file, `.pt2` for a program of torch.export that needs neither the class nor
+                this package; anything else gets a plain state dict with its recipe beside it.
             onnx: Where an ONNX file goes, if wanted.
+            pt2: Where a program goes, if wanted beside the checkpoint.
             opset: Its operator set.
             force: Whether existing files may be replaced.
 
@@ -118,11 +135,16 @@ class Conversion:
             The report with the parity of the ONNX file and the names of what was written.
 
         Raises:
-            BrokenPromiseError: The ONNX file is not the same function; nothing was written.
+            BrokenPromiseError: The ONNX file or the program is not the same function; nothing was written.
             UsageError: A file exists already or cannot be written.
         """
-        converted = converted_writers(self.model, self.recipe, Path(path))
+        programs = [Path(target) for target in (path, pt2) if target is not None and Path(target).suffix == ".pt2"]
+        if pt2 is not None and Path(pt2) not in programs:
+            raise UsageError(f"--pt2 {escaped(pt2)}", "a file whose name ends in .pt2", "--pt2 healed.pt2")
+        converted = converted_writers(self.model, self.recipe, Path(path)) if Path(path) not in programs else []
         writers: list[tuple[Path, Writer]] = [(target, _told_as_os_error(write)) for target, write in converted]
+        for program in programs:
+            writers.append((program, functools.partial(export_pt2, self.model, self._dataset.scanned)))
         proofs: list[records.ParityReport] = []
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
@@ -156,7 +178,8 @@ def convert(
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
-    dataset = samples_for(patient.module, data, seed=options.seed)
+    _check_python_model(patient.module, patient.record, "converted")
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
         tool_version=__version__,
@@ -165,6 +188,7 @@ def convert(
         sites=treated.recipes,
         none_arguments=treated.none_arguments,
         functions=tuple(sorted(options.functions)),
+        method=patient.record.method,
         options=_plain_options(options),
     ).after(patient.recipe)
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
@@ -186,8 +210,9 @@ def export_onnx(
         DoctorError: The model or the data cannot be used.
     """
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "exported")
     check_targets([Path(path)], force=force)
-    dataset = samples_for(patient.module, data, seed=seed)
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     proofs: list[records.ParityReport] = []
     export = _proved_export(patient.module, dataset, patient.record, opset, Path(path), proofs)
     write_together([(Path(path), export)], force=force, inputs=_read(patient.record, dataset))
@@ -210,7 +235,7 @@ def check_parity(
         DoctorError: The model, the file or the data cannot be used.
     """
     patient = _opened(model)
-    dataset = samples_for(patient.module, data, seed=seed)
+    dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     return parity.check_parity(
         patient.module,
         Path(onnx_path),
@@ -243,6 +268,16 @@ def _check_numbers(options: Treatment) -> None:
             f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
             "slopes that start within their range",
             f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
+        )
+
+
+def _check_python_model(module: nn.Module, model: records.Model, done: str) -> None:
+    """Refuses TorchScript, which is compiled and can be neither operated on nor exported."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{escaped(model.path) or 'the model'} is TorchScript, compiled code, which cannot be {done}",
+            "the model's Python class, which takes the weights out of the same file",
+            "--arch module:callable beside it, with the class that was scripted or traced",
         )
 
 
@@ -284,17 +319,24 @@ def _proved_export(
             return proof
         return records.replace(fixed, fixed_because=frozen) if fixed.verdict == "healthy" else proof
 
-    def write(path: Path) -> None:
-        batch = dataset.first()
+    def in_the_data_form(batch: Batch, path: Path) -> records.ParityReport:
+        """For any batch size where the forward allows it; else for what the data holds."""
+        if not batch.resizable:
+            proof = tried(batch, path, open_batch=False)
+            why = "the data yields whole calls" if batch.whole else "the model takes batches of this size alone"
+            return records.replace(proof, fixed_because=why)
         try:
-            try:
-                proof = open_or_fixed(batch.take(slice(0, 2)).to(device_of(model)), path)
-            except ForwardError as error:
-                if batch.size <= 2:
-                    raise
-                # A forward that takes neither one sample nor two may take whole batches.
-                proof = tried(batch.to(device_of(model)), path, open_batch=False)
-                proof = records.replace(proof, fixed_because=error.found.splitlines()[0])
+            return open_or_fixed(batch.take(slice(0, 2)), path)
+        except ForwardError as error:
+            if batch.size <= 2:
+                raise
+            # A forward that takes neither one sample nor two may take whole batches.
+            proof = tried(batch, path, open_batch=False)
+            return records.replace(proof, fixed_because=error.found.splitlines()[0])
+
+    def write(path: Path) -> None:
+        try:
+            proof = in_the_data_form(dataset.first().to(device_of(model)), path)
         except DoctorError as error:
             raise type(error)(*(part.replace(str(path), str(target)) for part in error.args)) from error
         failed = [check for check in proof.checks if not check.passed]

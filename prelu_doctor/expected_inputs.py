@@ -37,3 +37,9 @@ class ExpectedInputs:
         """The only batch size that the model takes: axis 0 of its first input; None where any size goes."""
         shape = self.inputs[0].shape if self.inputs else ()
         return shape[0] if shape else None
+
+    @property
+    def batched(self) -> bool:
+        """False where axis 0 cannot be the batch of all inputs: one has no axes, or they differ in its size."""
+        sizes = {each.shape[0] for each in self.inputs if each.shape}
+        return all(each.shape for each in self.inputs) and len(sizes - {None}) <= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,34 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from prelu_doctor.data.batch_forms import batch_from
-from prelu_doctor.data.batches import Batch, Dataset
-from prelu_doctor.data.forward_signature import signature_of
-from prelu_doctor.data.model_types import for_model, model_float_type
-from prelu_doctor.data.randomness import OwnRandomness
-from prelu_doctor.data.shapes import check_lengths
+from prelu_doctor.data.batches import Dataset
+from prelu_doctor.data.calls import Call
+from prelu_doctor.data.fixed_batches import in_the_only_size
+from prelu_doctor.data.intake import intake_of
+from prelu_doctor.data.passes import Source
 from prelu_doctor.data.sources import open_dataset
 from prelu_doctor.errors import DataError
+from prelu_doctor.expected_inputs import ExpectedInputs
 
-Samples = Dataset | Tensor | TorchDataset[Any] | Iterable[object] | str | Path | None
-"""A data spec, a tensor of inputs, batches as a DataLoader yields them, or None for seeded Gaussian noise."""
+Samples = Dataset | Tensor | TorchDataset[Any] | Iterable[object] | Callable[[], Iterable[object]] | str | Path | None
+"""A data spec, a tensor of inputs, batches as a DataLoader yields them (or whole calls), a function that yields them
+anew for each pass, or None for seeded Gaussian noise."""
 
 BATCH_SIZE = 64
 """Samples in a batch, where the caller hands over samples instead of batches."""
 
-_END = object()
 
-
-def samples_for(model: nn.Module, data: Samples, *, seed: int = 0) -> Dataset:
+def samples_for(
+    model: nn.Module | None, data: Samples, *, expected: ExpectedInputs | None = None, seed: int = 0
+) -> Dataset:
     """The data set behind whatever the caller has for data.
 
     Args:
         model: Tells the names of the inputs, and the shape of noise.
         data: A data spec, a tensor `[N, ...]`, an iterable of batches (an iterator is read to its end), a torch
-            `Dataset`, a `Dataset` of ours, or None. Floating tensors are cast to the model's type.
+            `Dataset`, a `Dataset` of ours, a function without arguments that returns such an iterable (a generator
+            function, called anew for each pass), or None. Floating tensors are cast to the model's type.
+        expected: What the model's file tells of its inputs.
         seed: Of noise, and of whatever a shuffling loader draws from torch, NumPy or Python.
 
     Raises:
@@ -45,18 +48,24 @@ def samples_for(model: nn.Module, data: Samples, *, seed: int = 0) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if data is None or isinstance(data, str | Path):
-        return open_dataset(None if data is None else str(data), model=model, seed=seed)
-    name = type(data).__name__
+        spec = None if data is None else str(data)
+        return open_dataset(spec, model=model, expected=expected, seed=seed)
+    name = getattr(data, "__name__", "function") if _is_function(data) else type(data).__name__
+    source = Source(_opened(data, name), name, seed)
+    intake = intake_of(model, expected)
+    return in_the_only_size(Dataset(name, synthetic=False, seed=seed, scanned=lambda: source.batches(intake)), intake)
+
+
+def _opened(data: Any, name: str) -> Callable[[], Iterable[object]]:
+    """What opens a pass over the batches."""
+    if _is_function(data):
+        return data  # type: ignore[no-any-return]
     items = _batch_items(data, name)
-    signature, float_type = signature_of(model), model_float_type(model)
+    return lambda: items
 
-    def batches() -> Iterator[Batch]:
-        for item in _one_pass(items, seed):
-            batch = batch_from(item, signature, name)
-            check_lengths(batch, name)
-            yield for_model(batch, float_type)
 
-    return Dataset(source=name, synthetic=False, seed=seed, scanned=batches)
+def _is_function(data: object) -> bool:
+    return callable(data) and not isinstance(data, Iterable | Tensor | TorchDataset | nn.Module | type)
 
 
 def _batch_items(data: object, name: str) -> Iterable[object]:
@@ -67,7 +76,8 @@ def _batch_items(data: object, name: str) -> Iterable[object]:
         return data.split(BATCH_SIZE) if data.ndim else [data]
     if isinstance(data, TorchDataset):
         return DataLoader(data, batch_size=BATCH_SIZE)
-    lone = isinstance(data, Mapping) or (isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data))
+    pair = isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data)
+    lone = pair or isinstance(data, Mapping | Call)
     if lone or not isinstance(data, Iterable):
         raise DataError(
             f"a {name} as data",
@@ -75,16 +85,3 @@ def _batch_items(data: object, name: str) -> Iterable[object]:
             "pass a list of batches, or torch's TensorDataset(x, y)",
         )
     return list(data) if isinstance(data, Iterator) else data
-
-
-def _one_pass(items: Iterable[object], seed: int) -> Iterator[object]:
-    """One pass, the same every time; between two steps the random state is the caller's."""
-    randomness = OwnRandomness(seed)
-    with randomness.active():
-        iterator = iter(items)
-    while True:
-        with randomness.active():
-            item = next(iterator, _END)
-        if item is _END:
-            return
-        yield item

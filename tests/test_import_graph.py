@@ -13,14 +13,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"records", "errors", "escaping", "config"},
-    {"expected_inputs", "file_kinds", "imports", "leaves", "outputs", "devices", "undisturbed"},
+    {"expected_inputs", "file_kinds", "imports", "leaves", "methods", "outputs", "devices", "undisturbed"},
     {"untrusted"},
     {"checkpoints", "data"},
-    {"samples", "sites"},
+    {"samples", "sites", "weights"},
     {"scanning"},
     {"diagnosis"},
     {"treatment"},
     {"deployment"},
+    {"bare_weights"},
     {"patient"},
     {"doctor"},
     {"cli"},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from record_examples import a_check_report, a_converted_cnn, a_dying_cnn, a_parity_report
+from record_examples import a_check_report, a_converted_cnn, a_dying_cnn, a_parity_report, sick_weights
 
 from prelu_doctor.records import CheckReport, ConvertReport, ParityReport, ScanReport
 from prelu_doctor.reports.as_json import to_json
@@ -43,6 +43,7 @@ def test_the_golden_scan_report_is_a_valid_report():
     ("report", "kind"),
     [
         (a_dying_cnn(), ScanReport),
+        (sick_weights(), ScanReport),
         (a_check_report(), CheckReport),
         (a_converted_cnn(), ConvertReport),
         (a_parity_report(), ParityReport),

@@ -35,6 +35,7 @@ class Contents:
         note: As "taken from key 'model'"; may be empty.
         recipe_text: The JSON recipe of a converted file; None for others.
         expected: What the module takes, where the file tells.
+        files: All files that were read, where they are several; empty for one file.
     """
 
     module: nn.Module | None = None
@@ -42,6 +43,7 @@ class Contents:
     note: str = ""
     recipe_text: str | None = None
     expected: ExpectedInputs | None = None
+    files: tuple[Path, ...] = ()
 
 
 def weights_or_module(content: Any, path: Path, reading: Reading, classes: frozenset[type] = frozenset()) -> Contents:

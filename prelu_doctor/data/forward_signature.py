@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
+
+from prelu_doctor.expected_inputs import ExpectedInputs
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -30,8 +34,12 @@ class ForwardSignature:
     any_name: bool = True
 
 
-def signature_of(model: nn.Module | None) -> ForwardSignature:
-    """The arguments of the model's forward; anything goes where there is no model or it does not tell."""
+def signature_of(model: nn.Module | None, expected: ExpectedInputs | None = None) -> ForwardSignature:
+    """The arguments of a forward: those that the file tells, else the model's own; anything goes where neither does."""
+    if expected is not None:
+        return _all_required(tuple(each.name for each in expected.inputs))
+    if isinstance(model, torch.jit.ScriptModule):
+        return _scripted(model)
     try:
         parameters = [] if model is None else list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
@@ -46,3 +54,19 @@ def signature_of(model: nn.Module | None) -> ForwardSignature:
         any_positional=inspect.Parameter.VAR_POSITIONAL in kinds,
         any_name=inspect.Parameter.VAR_KEYWORD in kinds,
     )
+
+
+def _all_required(names: tuple[str, ...]) -> ForwardSignature:
+    return ForwardSignature(names, names, len(names), any_positional=False, any_name=False)
+
+
+def _scripted(model: torch.jit.ScriptModule) -> ForwardSignature:
+    """A TorchScript module has a schema in the place of a Python signature; its first argument is the module."""
+    try:
+        forward: Any = model.forward
+        arguments = forward.schema.arguments[1:]
+    except (AttributeError, RuntimeError):  # an archive may hold a module without a forward
+        return ForwardSignature()
+    names = tuple(argument.name for argument in arguments)
+    required = tuple(argument.name for argument in arguments if not argument.has_default_value())
+    return ForwardSignature(names, required, len(names), any_positional=False, any_name=False)

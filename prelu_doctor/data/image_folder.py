@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prelu_doctor.data.batches import Batch, Dataset
-from prelu_doctor.data.model_types import model_float_type
+from prelu_doctor.data.intake import Intake
 from prelu_doctor.errors import DataError
 from prelu_doctor.escaping import escaped
 
@@ -32,7 +32,7 @@ class _Form:
 def image_dataset(
     folder: Path,
     *,
-    model: nn.Module | None,
+    intake: Intake,
     input_shapes: Sequence[tuple[int, ...]],
     batch_size: int,
     max_samples: int | None,
@@ -46,7 +46,7 @@ def image_dataset(
 
     Args:
         folder: Searched with its subfolders; hidden files and files that are no images are left out.
-        model: Tells type and channels.
+        intake: What the model takes: type, channels and, where its file tells it, size.
         input_shapes: At most one, (C, H, W).
         batch_size: Images read at a time.
         max_samples: The first so many, in the order of their paths.
@@ -57,14 +57,14 @@ def image_dataset(
     """
     images, others = _listed_images(folder)
     labels = _labels(folder, images)
-    form = _form(model, input_shapes)
+    form = _form(intake, input_shapes or intake.told_shapes)
     used = images[:max_samples]
 
     def batches() -> Iterator[Batch]:
         for start in range(0, len(used), batch_size):
             paths = used[start : start + batch_size]
             target = None if labels is None else torch.tensor([labels[path] for path in paths])
-            yield Batch(args=(_stacked(paths, form),), target=target)
+            yield intake.fitted(Batch(args=(_stacked(paths, form),), target=target), escaped(folder))
 
     first = next(batches()).args[0]
     count = f"{len(used)}" if len(used) == len(images) else f"{len(used)} of {len(images)}"
@@ -101,20 +101,23 @@ def _labels(folder: Path, images: list[Path]) -> dict[Path, int] | None:
     return {path: classes.index(parts[0]) for path, parts in inner.items()}
 
 
-def _form(model: nn.Module | None, input_shapes: Sequence[tuple[int, ...]]) -> _Form:
+def _form(intake: Intake, input_shapes: Sequence[tuple[int, ...]]) -> _Form:
     if len(input_shapes) > 1 or any(len(shape) != 3 for shape in input_shapes):
         raise DataError(f"input shapes {list(input_shapes)}", "one shape C,H,W for images", "--input-shape 3,224,224")
-    channels = input_shapes[0][0] if input_shapes else _first_channels(model)
+    channels = input_shapes[0][0] if input_shapes else _first_channels(intake)
     if channels not in _MODES:
         raise DataError(
             f"a model with {channels} input channels", "1 (gray) or 3 (RGB) for images", "--data with a file of arrays"
         )
     size = (input_shapes[0][1], input_shapes[0][2]) if input_shapes else None
-    return _Form(_MODES[channels], size, model_float_type(model))
+    return _Form(_MODES[channels], size, intake.float_type)
 
 
-def _first_channels(model: nn.Module | None) -> int:
-    layers = [] if model is None else list(model.modules())
+def _first_channels(intake: Intake) -> int:
+    told = [] if intake.expected is None else [each.shape[1] for each in intake.expected.inputs if len(each.shape) == 4]
+    if told and told[0] is not None:
+        return told[0]
+    layers = [] if intake.model is None else list(intake.model.modules())
     return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prelu_doctor.data.model_types import model_float_type
+from prelu_doctor.data import asking
+from prelu_doctor.data.intake import Intake
 from prelu_doctor.devices import device_of
 from prelu_doctor.errors import DataError
 from prelu_doctor.escaping import escaped
@@ -19,14 +20,8 @@ _SIZES_1D = (64, 128, 256, 16, 32, 100, 200, 512, 1000, 1024, 2048, 4096, 8000, 
 _SIZES_3D = (16, 8, 32, 64)
 _STEPS = 16  # of a sequence; recurrent nets take any number
 
-_CONVOLUTIONS = {
-    1: (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d),
-    2: (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d),
-    3: (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d),
-}
 
-
-def guessed_input_shape(model: nn.Module, *, seed: int = 0) -> tuple[Shape, str]:
+def guessed_input_shape(intake: Intake, *, seed: int = 0) -> tuple[Shape, str]:
     """The shape of one sample, found by running the model on two samples of noise.
 
     The first layer with parameters tells the number of features or channels: linear `(in,)`, else `(16, in)` as a
@@ -36,26 +31,26 @@ def guessed_input_shape(model: nn.Module, *, seed: int = 0) -> tuple[Shape, str]
     behind a flatten accepts only the right one.
 
     Args:
-        model: Run in eval mode under inference_mode; its modes are put back, also when the forward raises.
+        intake: What the model takes; the model is run in eval mode under inference_mode, and its modes are put back,
+            also when the forward raises.
         seed: Of the noise.
 
     Returns:
         The shape, and how it was found, as ", guessed from 'conv1'".
 
     Raises:
-        DataError: Where the first layer does not tell, or no candidate runs.
+        DataError: Where the first layer does not tell, several inputs are required, or no candidate runs.
     """
-    name, layer = _first_layer(model)
+    assert intake.model is not None
+    name, layer = _first_layer(intake.model)
+    if len(intake.signature.required) > 1:
+        raise asking.for_several_inputs(intake, layer)
     candidates = _candidates(layer)
     if not candidates:
-        raise DataError(
-            f"the model's first layer '{escaped(name)}' ({type(layer).__name__}) does not tell the shape of an input",
-            "samples, or the shape of one",
-            "--data SPEC, or --input-shape with the shape of one sample, as --input-shape 3,224,224",
-        )
-    with undisturbed(model), torch.inference_mode():
+        raise asking.for_what_no_layer_tells(intake, name, layer)
+    with undisturbed(intake.model), torch.inference_mode():
         for shape in candidates:
-            if _runs(model, shape, seed):
+            if _runs(intake, shape, seed):
                 return shape, f", guessed from '{escaped(name)}'"
     raise DataError(
         f"the model runs on no input of a shape that its first layer '{escaped(name)}' suggests: "
@@ -74,22 +69,30 @@ def _first_layer(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def _candidates(layer: nn.Module) -> list[Shape]:
-    if isinstance(layer, nn.Linear):
-        return [(layer.in_features,), (_STEPS, layer.in_features)]
-    if isinstance(layer, nn.RNNBase):
+    kind = asking.kind_of(layer)
+    if kind == "Linear":
+        features = _size(layer, "in_features", axis=1)
+        return [(features,), (_STEPS, features)]
+    if kind in asking.RECURRENT:
         # Without batch_first, axis 0 of the input is time: it cannot be told from outside which axis is the sample.
-        return [(_STEPS, layer.input_size)] if layer.batch_first else []
-    if isinstance(layer, nn.LayerNorm):
-        return [tuple(layer.normalized_shape)]
-    for axes, classes in _CONVOLUTIONS.items():
-        if isinstance(layer, classes):
-            return _sized(_channels(layer), axes)
+        return [(_STEPS, _size(layer, "input_size", axis=1))] if getattr(layer, "batch_first", False) else []
+    if kind == "LayerNorm":
+        return [tuple(_weight(layer).shape)]
+    if kind.startswith("BatchNorm"):
+        return _sized(_size(layer, "num_features", axis=0), axes=int(kind[-2]))
+    if kind.startswith("Conv"):
+        return _sized(_size(layer, "in_channels", axis=0 if "Transpose" in kind else 1), axes=int(kind[-2]))
     return []
 
 
-def _channels(layer: nn.Module) -> int:
-    found = getattr(layer, "in_channels", None) or getattr(layer, "num_features", None)
-    return int(found or 1)
+def _size(layer: nn.Module, attribute: str, axis: int) -> int:
+    """A size that the layer names; a traced one has nothing but its weight to tell it."""
+    named = getattr(layer, attribute, None)
+    return int(named) if isinstance(named, int) else _weight(layer).shape[axis]
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return next(layer.parameters(recurse=False))
 
 
 def _sized(channels: int, axes: int) -> list[Shape]:
@@ -100,10 +103,11 @@ def _sized(channels: int, axes: int) -> list[Shape]:
     return [(channels, *(size,) * axes) for size in ordered] + flat
 
 
-def _runs(model: nn.Module, shape: Shape, seed: int) -> bool:
+def _runs(intake: Intake, shape: Shape, seed: int) -> bool:
+    assert intake.model is not None
     noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
     try:
-        model(noise.to(device_of(model), model_float_type(model)))
+        intake.model(noise.to(device_of(intake.model), intake.float_type))
     except Exception:  # whatever the user's forward raises: this shape is not the one
         return False
     return True

@@ -10,24 +10,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from prelu_doctor.data.batch_forms import batch_from
 from prelu_doctor.data.batches import Batch, Dataset
-from prelu_doctor.data.forward_signature import signature_of
-from prelu_doctor.data.model_types import for_model, model_float_type
+from prelu_doctor.data.calls import Call
+from prelu_doctor.data.intake import Intake
+from prelu_doctor.data.passes import Source
 from prelu_doctor.data.randomness import OwnRandomness
-from prelu_doctor.data.shapes import check_lengths, check_shapes, named_tensors, shape_text
+from prelu_doctor.data.shapes import named_inputs, shape_text
 from prelu_doctor.errors import DataError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.imports import call_user_code, imported_object, user_code
 
 _EXPECTED = "a callable that returns an iterable of batches, a Dataset or a DataLoader"
-_END = object()
 
 
 def user_dataset(
     spec: str,
     *,
-    model: nn.Module | None,
+    intake: Intake,
     input_shapes: Sequence[tuple[int, ...]],
     batch_size: int,
     max_samples: int | None,
@@ -41,7 +40,7 @@ def user_dataset(
 
     Args:
         spec: What the user wrote.
-        model: Tells types and arguments.
+        intake: What the model takes.
         input_shapes: That the samples must have; none: anything.
         batch_size: For a Dataset; batches of a loader or an iterable keep their size.
         max_samples: Most samples of a pass.
@@ -51,31 +50,21 @@ def user_dataset(
         DataError: Where the code is not there, raises, or yields something else than batches.
     """
     what = escaped(spec)
-    items = _items_of(spec, what, batch_size, seed)
-    signature, float_type = signature_of(model), model_float_type(model)
+    source = Source(_opened(spec, what, batch_size, seed), what, seed, guard=lambda: user_code(what, error=DataError))
 
     def batches() -> Iterator[Batch]:
-        left = max_samples
-        for item in items():
-            batch = batch_from(item, signature, what)
-            check_lengths(batch, what)
-            check_shapes(batch, input_shapes, what)
-            batch = batch.take(slice(left))
-            yield for_model(batch, float_type)
-            left = None if left is None else left - batch.size
-            if left == 0:
-                return
+        return source.batches(intake, input_shapes, max_samples)
 
     first = next(batches(), None)
     if first is None:
         raise DataError(f"{what}: yielded no batches", "at least one batch")
-    inputs = {name: tensor for name, tensor in named_tensors(first).items() if tensor is not first.target}
-    told = ", ".join(f"{escaped(name)}: {shape_text(tensor.shape)}" for name, tensor in inputs.items())
-    return Dataset(spec, synthetic=False, seed=seed, scanned=batches, contents=f"first batch {told}")
+    told = ", ".join(f"{escaped(name)}: {shape_text(tensor.shape)}" for name, tensor in named_inputs(first).items())
+    kind = "call" if first.whole else "batch"
+    return Dataset(spec, synthetic=False, seed=seed, scanned=batches, contents=f"first {kind} {told}")
 
 
-def _items_of(spec: str, what: str, batch_size: int, seed: int) -> Callable[[], Iterator[Any]]:
-    """A function that starts a pass over the raw batches."""
+def _opened(spec: str, what: str, batch_size: int, seed: int) -> Callable[[], Iterable[Any]]:
+    """A function that opens a pass over the raw batches."""
     named = imported_object(spec, option="--data", error=DataError)
 
     def returned() -> Any:
@@ -88,18 +77,24 @@ def _items_of(spec: str, what: str, batch_size: int, seed: int) -> Callable[[], 
         source = DataLoader(source, batch_size=batch_size)
     if not isinstance(source, Iterator):
         rewind = _rewinder(source)
-        return lambda: _pass(lambda: source, rewind, what, seed)
+
+        def rewound() -> Any:
+            rewind()
+            return source
+
+        return rewound
     if not callable(named):
         raise DataError(f"{what}: an iterator, which can be read only once", _EXPECTED)
-    return lambda: _pass(returned, lambda: None, what, seed)
+    return returned
 
 
 def _check_source(source: object, what: str) -> None:
-    wrong = isinstance(source, Tensor | Mapping | str | bytes | nn.Module) or not (
+    wrong = isinstance(source, Tensor | Mapping | str | bytes | nn.Module | Call) or not (
         isinstance(source, Iterable | TorchDataset)
     )
     if wrong:
-        raise DataError(f"{what}: returned a {escaped(type(source).__name__)}", _EXPECTED)
+        remedy = "return [Call(...)], or yield the calls" if isinstance(source, Call) else ""
+        raise DataError(f"{what}: returned a {escaped(type(source).__name__)}", _EXPECTED, remedy)
     if isinstance(source, tuple) and all(isinstance(part, Tensor) for part in source):
         raise DataError(
             f"{what}: returned a tuple of {len(source)} tensors", _EXPECTED, "return TensorDataset(x, y), or [(x, y)]"
@@ -118,19 +113,3 @@ def _rewinder(source: Any) -> Callable[[], None]:
             generator.set_state(state)
 
     return rewind
-
-
-def _pass(source: Callable[[], Iterable[Any]], rewind: Callable[[], None], what: str, seed: int) -> Iterator[Any]:
-    randomness = OwnRandomness(seed)
-    rewind()
-    with randomness.active():
-        opened = source()
-    with randomness.active(), user_code(what, error=DataError):
-        iterator = iter(opened)
-    while True:
-        # Entered anew for each step: between two steps the random state and sys.path are the caller's.
-        with randomness.active(), user_code(what, error=DataError):
-            item = next(iterator, _END)
-        if item is _END:
-            return
-        yield item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.errors import ForwardError
-from prelu_doctor.leaves import leaves_of, path_text
+from prelu_doctor.leaves import LeafPath, leaves_of, path_text
 
 
 def eager_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -36,15 +37,17 @@ def eager_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def named_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The batch's tensors by the names of the forward's arguments; `*inputs` become inputs_0, inputs_1, ..."""
+    """The batch's tensors by the names of the forward's arguments; `*inputs` become inputs_0, inputs_1, ...
+
+    So do the parts of an argument that is a tuple or a list. Plain values are left out.
+    """
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # a compiled forward has no signature
         parameters = []
-    named = {}
-    for position, tensor in enumerate(batch.args):
-        named[_argument_name(parameters, position)] = tensor
-    return named | dict(batch.kwargs)
+    given = {_argument_name(parameters, position): value for position, value in enumerate(batch.args)}
+    leaves = leaves_of({**given, **batch.kwargs})
+    return _by_name((path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor))
 
 
 def named_tensors(output: Any) -> dict[str, Tensor]:
@@ -56,12 +59,16 @@ def named_tensors(output: Any) -> dict[str, Tensor]:
     Raises:
         TypeError: If a leaf is neither a tensor nor None.
     """
-    named: dict[str, Tensor] = {}
-    for path, leaf in leaves_of(output):
-        if leaf is None:
-            continue
+    leaves = [(path, leaf) for path, leaf in leaves_of(output) if leaf is not None]
+    for path, leaf in leaves:
         if not isinstance(leaf, Tensor):
             raise TypeError(f"{path_text(path)} is a {type(leaf).__name__}, not a tensor")
+    return _by_name(leaves)
+
+
+def _by_name(leaves: Iterable[tuple[LeafPath, Tensor]]) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for path, leaf in leaves:
         name = path_text(path)
         while name in named:  # {"a_b": ..., "a": {"b": ...}}
             name += "_"

@@ -9,10 +9,12 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from prelu_doctor.checkpoints.onnx_protobuf import opset_of
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.deployment.eager import eager_outputs, named_inputs, named_tensors
-from prelu_doctor.deployment.onnx_graph import opset_of, tidy
+from prelu_doctor.deployment.onnx_graph import tidy
 from prelu_doctor.deployment.quiet import quiet
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError
 from prelu_doctor.undisturbed import undisturbed
@@ -61,7 +63,8 @@ def export_onnx(
 
     Args:
         model: The eager model.
-        batch: Example inputs.
+        batch: Example inputs. A whole call, or a batch of the only size that the model takes, gives a file of its
+            very shapes.
         path: The file to write. Weights above 1.5 GiB go to a second file, named like it with `.data` appended; that
             name stands inside the first, so `path` should carry its final name already (in a folder of its own).
         opset: ONNX operator set version; None for the exporter's default.
@@ -71,7 +74,7 @@ def export_onnx(
         ForwardError: If the model's forward raises on the batch.
         BrokenPromiseError: If the exporter refuses, whatever the shapes, or does not keep to the opset.
     """
-    if open_batch:
+    if open_batch and batch.resizable:
         exported, fixed_batch, fixed_because = _open_where_possible(model, batch, opset)
     else:
         (exported, fixed_batch), fixed_because = _fixed(model, batch, opset), ""
@@ -110,6 +113,8 @@ def _first_line(refusal: BrokenPromiseError | ForwardError) -> str:
 
 def _fixed(model: nn.Module, batch: Batch, opset: int | None) -> tuple[onnx.ModelProto, int]:
     """The file for one size of batch, and that size."""
+    if not batch.resizable:
+        return _export(model, batch, opset, False), batch.size
     try:
         return _export(model, batch.take(slice(1)), opset, False), 1
     except ForwardError:
@@ -117,17 +122,24 @@ def _fixed(model: nn.Module, batch: Batch, opset: int | None) -> tuple[onnx.Mode
 
 
 class _Flat(nn.Module):
-    """The model from a flat tuple of tensors to a flat tuple of tensors, which is all that ONNX knows."""
+    """The model from a flat tuple of tensors to a flat tuple of tensors, which is all that ONNX knows.
+
+    Plain values among the batch's inputs become a part of it.
+    """
 
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         super().__init__()
         self.model = model
-        self.positional = len(batch.args)
-        self.keywords = list(batch.kwargs)
+        leaves, self.form = pytree.tree_flatten((tuple(batch.args), dict(batch.kwargs)))
+        self.places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        self.settings = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
-        keywords = dict(zip(self.keywords, flat[self.positional :], strict=True))
-        return tuple(named_tensors(self.model(*flat[: self.positional], **keywords)).values())
+        leaves: list[Any] = list(self.settings)
+        for place, tensor in zip(self.places, flat, strict=True):
+            leaves[place] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self.form)
+        return tuple(named_tensors(self.model(*args, **kwargs)).values())
 
 
 def _at_least_two_samples(batch: Batch) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from prelu_doctor import __version__
-from prelu_doctor.data.batches import Batch
+from prelu_doctor.data.batches import Batch, joined
+from prelu_doctor.data.shapes import named_inputs
 from prelu_doctor.deployment.onnx_session import open_onnx
 from prelu_doctor.deployment.side_by_side import SideBySide, Source
 from prelu_doctor.deployment.slopes import compare_slopes
@@ -41,8 +43,9 @@ def check_parity(
 
     Several sizes, because an export may have frozen the batch axis. A file whose inputs declare one size is compared
     at that size alone, and the report says so; one that declares an open axis must keep to it. Samples are taken from
-    the data in order and repeated where the data holds too few. Slopes of `PRelu` nodes that carry a module's name are
-    compared bit by bit besides: a wrong slope shows only where an input reaches its negative side.
+    the data in order and repeated where the data holds too few; whole calls are compared one by one. Slopes of `PRelu`
+    nodes that carry a module's name are compared bit by bit besides: a wrong slope shows only where an input reaches
+    its negative side.
 
     Args:
         model: The eager model; as before afterwards.
@@ -67,17 +70,17 @@ def check_parity(
         _check_fixed_batch(fixed, onnx_path)
         batch_sizes = (fixed,)
     source: Source = "synthetic" if synthetic else "data"
-    samples = _samples(batches() if callable(batches) else batches, MAX_SLICES * sum(batch_sizes))
+    slices = _slices(iter(batches() if callable(batches) else batches), batch_sizes)
     checks = compare_slopes(model, onnx_file, source)
     with undisturbed(model):
         pair = SideBySide(model, onnx_file, source, tolerance)
-        checks += _compare_slices(pair, _slices(samples.to(device_of(model)), batch_sizes), progress)
+        checks += _compare_slices(pair, (batch.to(device_of(model)) for batch in slices), progress)
     return ParityReport(
         tool=Tool(version=__version__),
         model=model_record,
         onnx_path=str(onnx_path),
-        onnx_sha256=onnx_file.sha256,
-        opset=onnx_file.opset,
+        onnx_sha256=onnx_file.stored.sha256,
+        opset=onnx_file.stored.opset,
         tolerance=tolerance,
         checks=checks,
         verdict="healthy" if all(check.passed for check in checks) else "findings",
@@ -97,26 +100,43 @@ def _check_fixed_batch(size: int, path: Path) -> None:
 def _samples(batches: Iterable[Batch], wanted: int) -> Batch:
     """The first samples of the data as one batch; batches after one of another shape are left out."""
     collected: list[Batch] = []
-    for batch in batches:
-        if collected and _sample_shapes(batch) != _sample_shapes(collected[0]):
-            break
+    for batch in _of_one_shape(batches):
         collected.append(batch)
         if sum(each.size for each in collected) >= wanted:
             break
     if not sum(batch.size for batch in collected):
         raise DataError("the data holds no sample", "at least one sample to compare outputs on", "check the data")
-    return Batch(
-        args=tuple(torch.cat(parts) for parts in zip(*(batch.args for batch in collected), strict=True)),
-        kwargs={name: torch.cat([batch.kwargs[name] for batch in collected]) for name in collected[0].kwargs},
-    )
+    return joined(collected)
+
+
+def _of_one_shape(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches up to the first whose samples have another shape (of a whole call: whose tensors have)."""
+    shapes = None
+    for batch in batches:
+        found = _sample_shapes(batch)
+        if shapes not in (None, found):
+            return
+        shapes = found
+        yield batch
 
 
 def _sample_shapes(batch: Batch) -> list[tuple[object, ...]]:
-    named = [*enumerate(batch.args), *sorted(batch.kwargs.items())]
-    return [(name, tensor.shape[1:], tensor.dtype) for name, tensor in named]
+    first = 0 if batch.whole else 1
+    return [(name, tensor.shape[first:], tensor.dtype) for name, tensor in sorted(named_inputs(batch).items())]
 
 
-def _slices(samples: Batch, batch_sizes: tuple[int, ...]) -> Iterator[Batch]:
+def _slices(batches: Iterator[Batch], batch_sizes: tuple[int, ...]) -> Iterator[Batch]:
+    """What to compare on: batches of every size, or the first whole calls just as they are."""
+    first = next(batches, None)
+    rest = batches if first is None else itertools.chain([first], batches)
+    if first is not None and first.whole:
+        return itertools.islice(_of_one_shape(rest), MAX_SLICES)
+    if first is not None and first.only_size:
+        batch_sizes = (first.size,)
+    return _resized(_samples(rest, MAX_SLICES * sum(batch_sizes)), batch_sizes)
+
+
+def _resized(samples: Batch, batch_sizes: tuple[int, ...]) -> Iterator[Batch]:
     """Batches of every size, each of the samples that come next; round again from the first when they run out."""
     start = 0
     for size in batch_sizes:

@@ -84,6 +84,8 @@ def _non_finite_weights(report: ScanReport) -> Iterator[Breach]:
 
 
 def _missing_evidence(report: ScanReport, allow_synthetic: bool) -> str:
+    if report.basis == "weights-only":
+        return "weights alone do not tell which units are dead; give --arch module:callable, and --data"
     if not report.data.samples:
         return "no sample was scanned"
     if not report.totals.units:

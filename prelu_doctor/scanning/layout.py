@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +26,13 @@ class Layout:
         folded: `no`, or how samples and rows share axis 0: `sample-major` (the rows of a sample are neighbours, as
             after flattening `[N, T, C]`), `sample-minor` (as after flattening `[T, N, C]`).
         known: False where samples could not be told apart, so that rows are counted.
+        lone: True where the call has one sample, to which everything belongs.
     """
 
     axis: int = 0
     folded: str = "no"
     known: bool = True
+    lone: bool = False
 
     def arrange(self, tensor: Tensor, samples: int, unit_axis: int) -> Tensor | None:
         """The activation tensor as `[N, C, P]`.
@@ -43,6 +45,8 @@ class Layout:
         Returns:
             A view or copy `[N, C, P]`, or None where the shape does not fit this layout.
         """
+        if self.lone:
+            return tensor.movedim(unit_axis, 0).reshape(1, tensor.shape[unit_axis], -1) if samples == 1 else None
         if self.folded != "no":
             if tensor.shape[0] % samples:
                 return None
@@ -70,25 +74,29 @@ def _pair(tensor: Tensor, unit_axis: int) -> Tensor:
 def find_layouts(
     model: nn.Module, batch: Batch, sites: list[FoundSite], functions: Collection[Function] = RECOGNISED
 ) -> dict[str, Layout]:
-    """Tells where each site holds its samples by changing one sample, then the other, and looking at what moves.
+    """Tells where each site holds its samples by changing one sample, then another, and looking at what moves.
 
-    Where too little moves to tell, a third sample is added: the axis that grows is the samples'.
+    Where too little moves to tell, a third sample is added to two: the axis that grows is the samples'. A whole call
+    of one sample holds nothing else; of several, its first tensor alone is changed, and where nothing moves, nothing
+    is told.
 
     Args:
         model: The traced model.
-        batch: Two samples.
+        batch: Two samples, or what the model takes.
         sites: Its sites, found on this batch.
         functions: What counts as an activation.
 
     Returns:
         A layout for every site id.
     """
+    if batch.size == 1:
+        return {site.id: Layout(lone=True) for site in sites}
     original, first, second = (_prints(model, changed, functions) for changed in (batch, *_changed_samples(batch)))
     fitting = {
-        site.id: _fitting(site, *(prints.get(site.position.path) for prints in (original, first, second)))
+        site.id: _fitting(site, batch, *(prints.get(site.position.path) for prints in (original, first, second)))
         for site in sites
     }
-    if any(len(layouts) > 1 for layouts in fitting.values()):
+    if batch.resizable and any(len(layouts) > 1 for layouts in fitting.values()):
         grown = _prints_of_three(model, batch, functions)
         for site in sites:
             path = site.position.path
@@ -117,23 +125,40 @@ def _grows(layout: Layout, two: list[Tensor], three: list[Tensor]) -> bool:
 def _changed_samples(batch: Batch) -> tuple[Batch, Batch]:
     """The batch with another sample 0, and with another sample 1.
 
-    Each sample is replaced by the other one, which is valid input; where both are the same, it is reversed along its
-    last axis.
+    Each of the two is replaced by the other one, which is valid input; where both are the same, it is reversed along
+    its last axis.
     """
-    ones, zeros = (batch.take(torch.tensor([k, k])) for k in (1, 0))
-    pairs = zip((*ones.args, *ones.kwargs.values()), (*zeros.args, *zeros.kwargs.values()), strict=True)
-    if not all(torch.equal(one, zero) for one, zero in pairs):
-        return ones, zeros
-    return _reversed(batch, 0), _reversed(batch, 1)
+    first, second = (_changed(batch, sample, _exchanged) for sample in (0, 1))
+    pairs = zip(batch.tensors(), first.tensors(), strict=True)
+    if not all(torch.equal(before, after) for before, after in pairs):
+        return first, second
+    return _changed(batch, 0, _reversed), _changed(batch, 1, _reversed)
 
 
-def _reversed(batch: Batch, sample: int) -> Batch:
-    def reverse(tensor: Tensor) -> Tensor:
-        changed = tensor.clone()
-        changed[sample] = tensor[sample].flip(-1) if tensor.dim() > 1 else tensor[sample]
-        return changed
+def _changed(batch: Batch, sample: int, change: Callable[[Tensor, int], Tensor]) -> Batch:
+    """The batch with one sample changed; of a whole call, in its first tensor if that holds the samples on axis 0.
 
-    return Batch(tuple(reverse(x) for x in batch.args), {name: reverse(x) for name, x in batch.kwargs.items()})
+    Axis 0 of another tensor may be as long by chance: that of the state of two layers, with two samples.
+    """
+    candidates = batch.tensors()[:1] if batch.whole else batch.tensors()
+    chosen = [tensor for tensor in candidates if tensor.shape[:1] == (batch.size,)]
+
+    def changed(tensor: Tensor) -> Tensor:
+        if not any(tensor is each for each in chosen):
+            return tensor
+        copy = tensor.clone()
+        copy[sample] = change(tensor, sample)
+        return copy
+
+    return batch.inputs_changed(changed)
+
+
+def _exchanged(tensor: Tensor, sample: int) -> Tensor:
+    return tensor[1 - sample]
+
+
+def _reversed(tensor: Tensor, sample: int) -> Tensor:
+    return tensor[sample].flip(-1) if tensor.dim() > 1 else tensor[sample]
 
 
 def _prints(model: nn.Module, batch: Batch, functions: Collection[Function]) -> dict[tuple[str, ...], list[Tensor]]:
@@ -166,7 +191,11 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
 
 
 def _fitting(
-    site: FoundSite, before: list[Tensor] | None, first: list[Tensor] | None, second: list[Tensor] | None
+    site: FoundSite,
+    batch: Batch,
+    before: list[Tensor] | None,
+    first: list[Tensor] | None,
+    second: list[Tensor] | None,
 ) -> list[Layout]:
     """The layouts that fit what moved."""
     if site.input_independent or before is None or first is None or second is None:
@@ -174,24 +203,32 @@ def _fitting(
     if not len(before) == len(first) == len(second):
         return []
     moved = [(_moved(old, one), _moved(old, two)) for old, one, two in zip(before, first, second, strict=True)]
-    return [layout for layout in _candidates(site, [len(one) for one, _ in moved]) if _fits(layout, moved)]
+    if batch.whole and not all(bool(change.any()) for change in moved[0]):
+        return []  # an axis of length N may be anything, where no sample is seen to lie on it
+    lengths = [len(one) for one, _ in moved]
+    return [layout for layout in _candidates(site, lengths, batch.size) if _fits(layout, moved, batch.size)]
 
 
-def _candidates(site: FoundSite, lengths: list[int]) -> list[Layout]:
-    """Every place where two samples may lie in a tensor with these axis lengths."""
-    plain = [Layout(axis=axis) for axis, length in enumerate(lengths) if length == 2 and axis != site.unit_axis]
-    if site.unit_axis == 0 or lengths[0] % 2 or lengths[0] == 2:
+def _candidates(site: FoundSite, lengths: list[int], samples: int) -> list[Layout]:
+    """Every place where so many samples may lie in a tensor with these axis lengths."""
+    plain = [Layout(axis=axis) for axis, length in enumerate(lengths) if length == samples and axis != site.unit_axis]
+    if site.unit_axis == 0 or lengths[0] % samples or lengths[0] == samples:
         return plain
     return [*plain, Layout(folded="sample-major"), Layout(axis=1, folded="sample-minor")]
 
 
-def _fits(layout: Layout, moved: list[tuple[Tensor, Tensor]]) -> bool:
+def _fits(layout: Layout, moved: list[tuple[Tensor, Tensor]], samples: int) -> bool:
     """True where changing a sample moved nothing outside its own place."""
-    first, second = moved[layout.axis if layout.folded == "no" else 0]
-    if layout.folded == "sample-minor":
-        return not bool(first[1::2].any()) and not bool(second[0::2].any())
-    half = len(first) // 2
-    return not bool(first[half:].any()) and not bool(second[:half].any())
+    changes = moved[layout.axis if layout.folded == "no" else 0]
+    if len(changes[0]) != len(changes[1]):
+        return False
+    return not any(bool(_of_others(layout, change, samples, own).any()) for own, change in enumerate(changes))
+
+
+def _of_others(layout: Layout, rows: Tensor, samples: int, own: int) -> Tensor:
+    """The rows of all samples but one."""
+    by_sample = rows.view(-1, samples).t() if layout.folded == "sample-minor" else rows.view(samples, -1)
+    return torch.cat([by_sample[:own], by_sample[own + 1 :]])
 
 
 def _moved(one: Tensor, other: Tensor) -> Tensor:

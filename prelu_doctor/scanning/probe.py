@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from prelu_doctor.data.batches import Batch
+from prelu_doctor.errors import ForwardError
 from prelu_doctor.records import Function
 from prelu_doctor.scanning.layout import Layout, find_layouts, rows_as_samples
 from prelu_doctor.scanning.tally import Tally
@@ -47,14 +48,17 @@ class Probe:
         model: The module to run.
         sites: Its sites; a call that no earlier forward made adds a new one.
         graph: The traced forward in which the sites were found.
+        example: The batch that it ran on: two samples, or what the model takes.
         examined: By site id, in forward order.
     """
 
     model: nn.Module
     sites: Sites
     graph: Graph
+    example: Batch
     examined: dict[str, Examined] = field(default_factory=dict)
     ops: frozenset[str] = frozenset()
+    _counted: int = 0
     _now: dict[int, Examined] = field(default_factory=dict)
     _before: Tensor | None = None
 
@@ -64,14 +68,13 @@ class Probe:
 
         Args:
             model: The module, on the batch's device.
-            batch: At least one sample; two are used.
+            batch: At least one sample; two are used, or all where the forward takes no two.
             functions: What counts as an activation.
         """
-        few = _two_samples(batch)
-        graph = trace(model, few, functions=functions)
+        example, graph = _traced(model, batch, functions)
         sites = find_sites(model, graph)
-        layouts = find_layouts(model, few, sites.found, functions)
-        probe = cls(model, sites, graph)
+        layouts = find_layouts(model, example, sites.found, functions)
+        probe = cls(model, sites, graph, example)
         for site in sites.found:
             probe.examined[site.id] = _examined(site, layouts[site.id], graph)
         return probe
@@ -79,6 +82,7 @@ class Probe:
     def run(self, batch: Batch) -> None:
         """Scans one batch."""
         self._now.clear()
+        self._counted = batch.counted
         graph = trace(self.model, batch, self, self.graph.functions)
         self.sites.settle(graph)
         for index, examined in self._now.items():
@@ -114,11 +118,13 @@ class Probe:
         examined.tally.look(*shaped)
 
     def _arrange(self, examined: Examined, tensor: Tensor, samples: int, axis: int) -> Tensor:
+        """The tensor as `[N, C, P]`, without the samples that fill up a batch."""
         arranged = examined.layout.arrange(tensor, samples, axis) if examined.layout.known else None
         if arranged is not None:
-            return arranged
+            return arranged[: self._counted]
         examined.rows = True
-        return rows_as_samples(tensor, axis)
+        rows = rows_as_samples(tensor, axis)
+        return rows[: -(-len(rows) * self._counted // samples)]  # as many of the rows as of the samples
 
 
 def _active(site: FoundSite, output: Tensor, positive: Tensor | None) -> Tensor:
@@ -129,9 +135,17 @@ def _active(site: FoundSite, output: Tensor, positive: Tensor | None) -> Tensor:
     return output if ceiling is None else (output > 0) & (output < ceiling)
 
 
-def _two_samples(batch: Batch) -> Batch:
-    """Samples 0 and 1; a single one is doubled, because several models treat a batch of one apart."""
-    return batch.take(slice(0, 2)) if batch.size > 1 else batch.take(torch.tensor([0, 0]))
+def _traced(model: nn.Module, batch: Batch, functions: Collection[Function]) -> tuple[Batch, Graph]:
+    """A small batch that the model takes, and its forward on it."""
+    few = batch.few()
+    try:
+        return few, trace(model, few, functions=functions)
+    except ForwardError:
+        if few.size == batch.size:
+            raise
+    # A forward may hold the size of its batch as a number: it takes what the data holds, and nothing smaller.
+    whole = replace(batch, only_size=True)
+    return whole, trace(model, whole, functions=functions)
 
 
 def _holds_negative_infinity(tensor: Tensor) -> bool:

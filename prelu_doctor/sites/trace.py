@@ -42,18 +42,24 @@ def trace(
         ForwardError: The model's forward raised.
     """
     batch = batch.clone()
-    recorder = Recorder(model, batch, watcher, entry=trace.__code__, functions=frozenset(functions))
-    with undisturbed(model), torch.inference_mode(), recorder.hooks(), recorder:
-        try:
-            output = batch.run(model)
-        except Exception as error:
-            raise ForwardError(
-                f"the model's forward raised {type(error).__name__}: {error}",
-                f"a forward that runs on {_describe(batch)}",
-                "check --data, --input-shape and --arch-arg; --debug shows the traceback",
-            ) from error
+    recorder = Recorder(model, batch, watcher, entry=_called.__code__, functions=frozenset(functions))
+    with undisturbed(model), torch.inference_mode():
+        with recorder.hooks(), recorder:
+            output = _called(model, batch)
+        batch.tell(output)  # outside of the recorder, which would take the answer's copy for a part of the model
     recorder.finish(output)
     return recorder.graph
+
+
+def _called(model: nn.Module, batch: Batch) -> Any:
+    try:
+        return batch.call(model)
+    except Exception as error:
+        raise ForwardError(
+            f"the model's forward raised {type(error).__name__}: {error}",
+            f"a forward that runs on {_describe(batch)}",
+            "check --data, --input-shape and --arch-arg; --debug shows the traceback",
+        ) from error
 
 
 def none_arguments(model: nn.Module, batch: Batch, owners: Iterable[str]) -> dict[str, list[str]]:
@@ -112,5 +118,4 @@ def running(modules: Mapping[str, nn.Module]) -> Iterator[set[str]]:
 
 
 def _describe(batch: Batch) -> str:
-    tensors = [*batch.args, *batch.kwargs.values()]
-    return ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in tensors)
+    return ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in batch.tensors())

@@ -303,6 +303,8 @@ def _fine_tune(
         return "no training was asked for"
     if not surgery.done and not any(isinstance(module, nn.PReLU) for module in surgery.model.modules()):
         return "no site was converted"
+    if dataset.first().whole:
+        return "the data yields whole calls, whose samples cannot be drawn anew"
     training_set = TrainingSet(dataset, options.training.seed)
     tuned = fine_tune(surgery.model, original, training_set, options.training, _training(phase, "fine-tuning"))
     if isinstance(tuned, str) or not options.training.control or tuned.objective == "distillation":

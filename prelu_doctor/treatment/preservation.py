@@ -43,7 +43,7 @@ def compare_outputs(
                 equal &= _equal(before, after)
                 worst = max(worst, (_change(before, after), _scale(before)), key=_moved_far)
             energies.append([_energies(before, after) for before, after in zip(*outputs, strict=True)])
-            samples += batch.size
+            samples += batch.counted
     change, scale = worst
     return records.Preservation(
         promised=promised,

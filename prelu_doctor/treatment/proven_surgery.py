@@ -12,7 +12,6 @@ from torch import nn
 
 from prelu_doctor import records
 from prelu_doctor.data.batches import Batch, Dataset
-from prelu_doctor.devices import device_of
 from prelu_doctor.errors import BrokenPromiseError, DoctorError
 from prelu_doctor.scanning.scan import Scan
 from prelu_doctor.sites.activations import CONVERTED
@@ -61,7 +60,7 @@ def operate_and_prove(
         for site in before.sites
         if site.saw_negative_infinity
     }
-    planner, nones = _planner(model, dataset, before, converts)
+    planner, nones = _planner(model, before, converts)
     inplace: set[str] = set()
     route: dict[str, str] = {}
     while True:
@@ -102,10 +101,6 @@ def all_batches(dataset: Dataset) -> Iterator[Batch]:
     return itertools.chain(*parts)
 
 
-def _example(model: nn.Module, dataset: Dataset) -> Batch:
-    return dataset.first().take(slice(0, 2)).to(device_of(model))
-
-
 def _no_slope(site: FoundSite, model: nn.Module, alpha_range: tuple[float, float] | None) -> str:
     """Why no PReLU of the model can have the slope of a LeakyReLU, or an empty string."""
     slope = site.activation.slope
@@ -117,13 +112,13 @@ def _no_slope(site: FoundSite, model: nn.Module, alpha_range: tuple[float, float
 
 
 def _planner(
-    model: nn.Module, dataset: Dataset, before: Scan, converts: Collection[records.Function]
+    model: nn.Module, before: Scan, converts: Collection[records.Function]
 ) -> tuple[Planner, dict[str, list[str]]]:
     """The planner of a scanned model, and the arguments that are None, of every forward that it may rewrite."""
     probe = before.probe
     owners = {call.position.home for call in probe.graph.activations() if call.position}
     candidates = [owner for owner in sorted(owners) if not owner.startswith("<") and _is_python(model, owner)]
-    nones = none_arguments(model, _example(model, dataset), candidates)
+    nones = none_arguments(model, before.probe.example, candidates)
     return Planner(model, probe.graph, probe.sites, nones, converts), nones
 
 

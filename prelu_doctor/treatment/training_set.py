@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
-from prelu_doctor.data.batches import Batch, Dataset
+from prelu_doctor.data.batches import Batch, Dataset, joined
+from prelu_doctor.data.fixed_batches import filled
 from prelu_doctor.errors import DataError
 
 HELD_OUT_SHARE = 0.2
@@ -33,6 +33,7 @@ class TrainingSet:
         scanned = list(dataset.scanned())
         self._generator = torch.Generator().manual_seed(seed)
         self.batch_size = max(batch.size for batch in scanned)
+        self._only_size = scanned[0].only_size
         if dataset.held_out is not None:
             self._whole, self.held_out = _joined(scanned), list(dataset.held_out())
             self._start = self._generator.get_state()
@@ -41,12 +42,12 @@ class TrainingSet:
         order = torch.randperm(whole.size, generator=self._generator)
         kept = whole.size - max(1, int(whole.size * HELD_OUT_SHARE)) if whole.size > 1 else 1
         self._whole = whole.take(order[:kept])
-        self.held_out = list(_cut(whole.take(order[kept:]), self.batch_size))
+        self.held_out = list(self._cut(whole.take(order[kept:])))
         self._start = self._generator.get_state()
 
     @property
     def all(self) -> list[Batch]:
-        """Every batch that a fine-tune will see; the held-out ones first."""
+        """Every batch that a fine-tune will see; the held-out ones first, the others together."""
         return [*self.held_out, self._whole]
 
     @property
@@ -61,29 +62,24 @@ class TrainingSet:
     def epoch(self) -> Iterator[Batch]:
         """All training samples in a new order, but for a last batch of one: batch norm cannot train on it."""
         order = torch.randperm(self._whole.size, generator=self._generator)
-        for batch in _cut(self._whole.take(order), self.batch_size):
+        for batch in self._cut(self._whole.take(order)):
             if batch.size > 1 or self.batches_an_epoch == self._whole.size:
                 yield batch
 
-
-def _cut(whole: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, whole.size, size):
-        yield whole.take(slice(start, start + size))
+    def _cut(self, whole: Batch) -> Iterator[Batch]:
+        """Batches of these samples; full ones alone, and one at least, where the model takes no others."""
+        for start in range(0, whole.size, self.batch_size):
+            batch = whole.take(slice(start, start + self.batch_size))
+            if not self._only_size or batch.size == self.batch_size:
+                yield batch
+            elif not start:
+                yield filled(batch, self.batch_size)
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
     try:
-        return Batch(
-            args=tuple(torch.cat(parts) for parts in zip(*(batch.args for batch in batches), strict=True)),
-            kwargs={name: torch.cat([batch.kwargs[name] for batch in batches]) for name in batches[0].kwargs},
-            target=_joined_targets(batches),
-        )
-    except (RuntimeError, ValueError, KeyError) as error:
+        return joined(batches)
+    except ValueError as error:
         raise DataError(
             "the batches hold samples of different shapes", "samples of one shape, to train on", "use --steps 0"
         ) from error
-
-
-def _joined_targets(batches: Sequence[Batch]) -> Tensor | None:
-    targets = [batch.target for batch in batches]
-    return None if any(target is None for target in targets) else torch.cat([t for t in targets if t is not None])

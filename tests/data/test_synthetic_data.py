@@ -83,7 +83,7 @@ def test_first_layers_of_many_kinds_tell_the_shape(model, shape):
     assert shape_of(model) == shape
 
 
-@pytest.mark.parametrize("model", [nn.Embedding(9, 4), nn.LSTM(5, 3), nn.ReLU()])
+@pytest.mark.parametrize("model", [nn.ReLU(), nn.PReLU()])
 def test_a_first_layer_that_does_not_tell_asks_for_the_shape(model):
     with pytest.raises(DataError, match=r"(?s)does not tell.*--data.*--input-shape"):
         open_dataset(None, model=model)
