@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from crafted_pickles import call, dict_of, pickle_of, saved_zip, tensor, text
+from torch import nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.data.arrays import read_arrays
@@ -91,6 +92,21 @@ def test_a_pickle_that_unpacks_to_more_than_it_says_is_told(tmp_path):
     assert raw.count(whole) == 2
     path.write_bytes(raw.replace(whole, part))
     assert "cannot be read: Bad CRC-32" in refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["../x", "/x"])
+@pytest.mark.parametrize("program", ["torchscript", "pt2"])
+def test_a_program_whose_names_lead_out_is_refused(tmp_path, program, name):
+    path = tmp_path / "m.pt2"
+    if program == "torchscript":
+        torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
+    else:
+        torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), path)
+    assert read_checkpoint(path).kind == program
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"x")
+    assert "leads out of the archive" in refusal(path)
 
 
 def test_an_array_archive_that_unpacks_out_of_proportion_is_refused(tmp_path):
