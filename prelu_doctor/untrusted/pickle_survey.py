@@ -92,7 +92,10 @@ class Stream:
         Raises:
             EOFError: Where it has none.
         """
-        return self.read(self._data.find(b"\n", self.position) + 1 - self.position or 1)
+        end = self._data.find(b"\n", self.position)
+        if end < 0:
+            raise EOFError("it ends too early")
+        return self.read(end + 1 - self.position)
 
 
 def survey_pickle(stream: Stream, survey: Survey) -> Any:

@@ -89,10 +89,10 @@ def read_torch_save(path: Path, *, zipped: bool, advice: Advice, allowed: Mappin
     return Saved(content, stand_ins, frozenset(survey.asked))
 
 
-def damage(path: Path, problem: Exception, error: type[DoctorError]) -> DoctorError:
+def damage(path: Path, problem: Exception, error: type[DoctorError], what: str = "") -> DoctorError:
     """The error for a file that cannot be read."""
     return error(
-        f"{escaped(path)}: cannot be read: {reason_of(problem)}",
+        f"{escaped(path)}: cannot be read: {what}{reason_of(problem)}",
         "a whole file as torch.save writes it (pickle protocol 2, which is its default)",
         "copy or download it again, or save it anew",
     )
@@ -183,7 +183,7 @@ def _refusal_or_damage(path: Path, survey: Survey, problem: Exception, advice: A
         return _foreign(path, survey.foreign, advice)
     if isinstance(problem, Refused):
         return _refusal(path, str(problem), advice, _TRUST)
-    return damage(path, problem, advice.error)
+    return damage(path, problem, advice.error, "its pickle is damaged: ")
 
 
 def _foreign(path: Path, names: list[str], advice: Advice) -> DoctorError:
