@@ -91,7 +91,7 @@ def test_a_pickle_that_unpacks_to_more_than_it_says_is_told(tmp_path):
     whole, part = struct.pack("<L", len(BODY) + 2**20), struct.pack("<L", len(BODY))
     assert raw.count(whole) == 2
     path.write_bytes(raw.replace(whole, part))
-    assert "cannot be read: Bad CRC-32" in refusal(path)
+    assert "Bad CRC-32" in refusal(path)
 
 
 @pytest.mark.filterwarnings("ignore")
