@@ -169,9 +169,7 @@ def check_attributes(state: object, owner: type) -> None:
 
 
 def _is_plain_key(key: object) -> bool:
-    if isinstance(key, int):
-        return abs(key) < _LARGEST_KEY
-    return isinstance(key, str | bytes | float | Named | Made | Storage | Claim) or key is None
+    return abs(key) < _LARGEST_KEY if isinstance(key, int) else not isinstance(key, tuple | frozenset)
 
 
 def _sizes(sizes: object) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -18,7 +18,7 @@ from prelu_doctor.escaping import escaped, listed, reason_of
 from prelu_doctor.untrusted.pickle_names import Role, granted, may_be_class
 from prelu_doctor.untrusted.pickle_survey import Stream, Survey, survey_pickle
 from prelu_doctor.untrusted.pickle_values import Claims, Refused
-from prelu_doctor.untrusted.zip_checks import check_zip
+from prelu_doctor.untrusted.zip_checks import check_open_zip
 
 _PICKLE = "data.pkl"
 _PROTOCOL = pickle.PROTO[0]
@@ -71,15 +71,8 @@ def read_torch_save(path: Path, *, zipped: bool, advice: Advice, allowed: Mappin
             holds.
     """
     allowed = allowed or {}
-    if zipped:
-        check_zip(path, error=advice.error)
-    survey = Survey(Claims(path.stat().st_size), allowed, lambda _key: None)
-    try:
-        (_survey_zip if zipped else _survey_legacy)(path, survey)
-    except Exception as problem:  # a hostile pickle raises whatever it likes
-        raise _refusal_or_damage(path, survey, problem, advice) from problem
-    if survey.foreign:
-        raise _foreign(path, survey.foreign, advice)
+    with path.open("rb") as file:
+        survey = surveyed(file, path, zipped=zipped, advice=advice, allowed=allowed)
     grants = [(thing, name) for name, role in survey.asked.items() if (thing := granted(name, role, allowed))]
     try:
         content = _loaded(path, zipped, grants)
@@ -87,6 +80,33 @@ def read_torch_save(path: Path, *, zipped: bool, advice: Advice, allowed: Mappin
         raise damage(path, problem, advice.error) from problem
     stand_ins = tuple(name for name, role in survey.asked.items() if role is Role.INERT)
     return Saved(content, stand_ins, frozenset(survey.asked))
+
+
+def surveyed(
+    file: IO[bytes], path: Path, *, zipped: bool, advice: Advice, allowed: Mapping[str, type] | None = None
+) -> Survey:
+    """What a torch.save file asks for, all of which is granted: torch's weights-only reader may read it then.
+
+    Args:
+        file: Open for reading; in the zip format, it may be a part of a file.
+        path: For messages.
+        zipped: True for the zip format, False for the one before it.
+        advice: For messages.
+        allowed: Classes of the user's, by the names that the file may call them.
+
+    Raises:
+        DoctorError: Of the advice's leaf, as `read_torch_save`.
+    """
+    if zipped:
+        check_open_zip(file, path, error=advice.error)
+    survey = Survey(Claims(file.seek(0, 2)), allowed or {}, lambda _key: None)
+    try:
+        (_survey_zip if zipped else _survey_legacy)(file, survey)
+    except Exception as problem:  # a hostile pickle raises whatever it likes
+        raise _refusal_or_damage(path, survey, problem, advice) from problem
+    if survey.foreign:
+        raise _foreign(path, survey.foreign, advice)
+    return survey
 
 
 def damage(path: Path, problem: Exception, error: type[DoctorError], what: str = "") -> DoctorError:
@@ -108,8 +128,8 @@ def mappable(path: Path) -> bool:
     return stored and not path.name.endswith(".safetensors")
 
 
-def _survey_zip(path: Path, survey: Survey) -> None:
-    with zipfile.ZipFile(path) as archive:
+def _survey_zip(file: IO[bytes], survey: Survey) -> None:
+    with zipfile.ZipFile(file) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         top = _top_folder(list(sizes))
         survey.held = lambda key: sizes.get(f"{top}/data/{key}")
@@ -131,9 +151,9 @@ def _top_folder(names: list[str]) -> str:
     return tops.pop()
 
 
-def _survey_legacy(path: Path, survey: Survey) -> None:
+def _survey_legacy(file: IO[bytes], survey: Survey) -> None:
     """The old format: a magic number, a version, facts on the machine, the object, names of storages, the storages."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         size = len(data)
         survey.held = lambda _key: size
         stream = Stream(data)
@@ -183,7 +203,7 @@ def _refusal_or_damage(path: Path, survey: Survey, problem: Exception, advice: A
         return _foreign(path, survey.foreign, advice)
     if isinstance(problem, Refused):
         return _refusal(path, str(problem), advice, _TRUST)
-    return damage(path, problem, advice.error, "its pickle is damaged: ")
+    return damage(path, problem, advice.error, f"its pickle is damaged ({type(problem).__name__}): ")
 
 
 def _foreign(path: Path, names: list[str], advice: Advice) -> DoctorError:

@@ -7,7 +7,7 @@ import stat
 import struct
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from prelu_doctor.errors import DoctorError
 from prelu_doctor.escaping import escaped, plain
@@ -38,8 +38,14 @@ def check_zip(path: Path, *, error: type[DoctorError]) -> None:
     Raises:
         DoctorError: Of that leaf, with the reason.
     """
+    with path.open("rb") as file:
+        check_open_zip(file, path, error=error)
+
+
+def check_open_zip(file: IO[bytes], path: Path, *, error: type[DoctorError]) -> None:
+    """The same for an archive that is open, and may be a part of a file; the path is for messages."""
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive:
             size = file.seek(0, 2)
             problem = _first_problem(archive.infolist(), archive.start_dir, file, size)
     except (OSError, ValueError, struct.error, zipfile.BadZipFile, NotImplementedError, EOFError) as damage:
@@ -52,11 +58,11 @@ def check_zip(path: Path, *, error: type[DoctorError]) -> None:
         raise error(
             f"{escaped(path)}: refused, because {problem}",
             "a zip archive as the program that saves such files writes it",
-            "save it anew, without compression",
+            "copy or download it again, or save it anew, without compression",
         )
 
 
-def _first_problem(entries: list[zipfile.ZipInfo], start_dir: int, file: BinaryIO, size: int) -> str:
+def _first_problem(entries: list[zipfile.ZipInfo], start_dir: int, file: IO[bytes], size: int) -> str:
     return (
         _problem_of_names(entries)
         or _problem_of_sizes(entries, size)
@@ -93,7 +99,7 @@ def _problem_of_sizes(entries: list[zipfile.ZipInfo], size: int) -> str:
     return ""
 
 
-def _problem_of_directory(start_dir: int, file: BinaryIO, size: int) -> str:
+def _problem_of_directory(start_dir: int, file: IO[bytes], size: int) -> str:
     """Where the directory lies must not be a matter of how one looks for it."""
     end = size - _END.size
     file.seek(end)
@@ -105,15 +111,15 @@ def _problem_of_directory(start_dir: int, file: BinaryIO, size: int) -> str:
     if locator.startswith(b"PK\6\7"):
         place = end - _END64_LOCATOR.size - _END64.size
         if _END64_LOCATOR.unpack(locator)[2] != place or place < 0:
-            return "its directory is told in two places"
+            return "its directory does not lie where it says"
         file.seek(place)
         signature, *_, offset = _END64.unpack(file.read(_END64.size))
         if signature != b"PK\6\6":
-            return "its directory is told in two places"
-    return "" if offset == start_dir else "its directory is told in two places"
+            return "its directory does not lie where it says"
+    return "" if offset == start_dir else "its directory does not lie where it says"
 
 
-def _problem_of_places(entries: list[zipfile.ZipInfo], start_dir: int, file: BinaryIO) -> str:
+def _problem_of_places(entries: list[zipfile.ZipInfo], start_dir: int, file: IO[bytes]) -> str:
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         shown = f"'{escaped(entry.filename)}'"

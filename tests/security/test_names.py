@@ -51,7 +51,7 @@ def test_a_class_with_such_a_name_is_not_proposed_as_an_option(tmp_path, name):
 
 def test_a_name_of_bytes_that_are_no_text_is_damage(tmp_path):
     message = refusal(saved_zip(tmp_path / "m.pt", pickle_of(b"c\xff\xfe\nX\n")))
-    assert "cannot be read: its pickle is damaged: 'utf-8' codec can't decode byte 0xff" in message
+    assert "cannot be read: its pickle is damaged (UnicodeDecodeError): 'utf-8' codec can't decode byte 0xff" in message
 
 
 def test_the_key_of_a_dictionary_is_shown_escaped(tmp_path, name):
