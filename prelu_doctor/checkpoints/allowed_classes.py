@@ -15,8 +15,8 @@ def imported_classes(wishes: Sequence[str]) -> dict[str, type]:
     """The classes by the names that a file may call them.
 
     Args:
-        wishes: `package.module.Class`, or `name=module:Class` (`name=file.py:Class`) where the file has another name for
-            it than one can import it by; a script's own classes are called `__main__.Class`.
+        wishes: `package.module.Class`, or `name=module:Class` (`name=file.py:Class`) where the file has another name
+            for it than one can import it by; a script's own classes are called `__main__.Class`.
 
     Raises:
         CheckpointError: Where it cannot be imported, or is no class.

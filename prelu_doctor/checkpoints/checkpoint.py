@@ -23,12 +23,14 @@ from prelu_doctor.checkpoints.recognition import readable_kind
 from prelu_doctor.checkpoints.safetensors_files import read_safetensors
 from prelu_doctor.checkpoints.sharded import read_sharded
 from prelu_doctor.checkpoints.torchscript import read_torchscript
+from prelu_doctor.checkpoints.versions import with_versions_of
 from prelu_doctor.checkpoints.wrappers import without_wrappers
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.file_kinds import FileKind, recognised
 from prelu_doctor.untrusted.opened_files import opened
+from prelu_doctor.untrusted.zip_checks import check_zip
 
 Kind = Literal[
     "torch-module",
@@ -113,6 +115,8 @@ def read_checkpoint(
 def _read_file(path: Path, reading: Reading) -> StoredCheckpoint:
     with opened(path, error=CheckpointError) as file:
         file_kind = readable_kind(file.path)
+        if file_kind in _PROGRAMS and not reading.trust:
+            check_zip(file.path, error=CheckpointError)
         contents = _READERS[file_kind](file.path, reading)
         return _stored(contents, path, file.sha256, file_kind)
 
@@ -123,6 +127,7 @@ def _read_parts(path: Path, reading: Reading) -> StoredCheckpoint:
     return _stored(contents, path, sha256_of(path, contents.files), file_kind)
 
 
+_PROGRAMS = (FileKind.TORCHSCRIPT, FileKind.PT2)
 _IN_PARTS = (FileKind.SHARDED, FileKind.HUGGING_FACE_FOLDER, FileKind.DISTRIBUTED_FOLDER)
 """Kinds that consist of several files, each opened by itself."""
 
@@ -201,7 +206,9 @@ def _on_device(stored: StoredCheckpoint, device: torch.device | str) -> StoredCh
         target = torch.device(device)
         if target.type == "cpu":
             return stored
-        state = stored.state and {name: tensor.to(target) for name, tensor in stored.state.items()}
+        state = stored.state and with_versions_of(
+            stored.state, {name: tensor.to(target) for name, tensor in stored.state.items()}
+        )
         module = stored.module and move(stored.module, target)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise UsageError(

@@ -114,7 +114,7 @@ def _weights_below(content: Mapping[Any, Any], prefix: str, depth: int, seen: se
         if not isinstance(key, str) or not isinstance(value, Mapping | nn.Module) or id(value) in seen:
             continue
         seen.add(id(value))
-        if _holds_weights(value):
+        if _holds_weights(value) and not _is_empty_module(value):
             yield prefix + key
         elif isinstance(value, Mapping) and depth < _DEEPEST:
             yield from _weights_below(value, f"{prefix}{key}.", depth + 1, seen)
@@ -138,8 +138,13 @@ def _holds_weights(content: Any) -> bool:
     return isinstance(content, nn.Module) or _is_state_dict(content)
 
 
+def _is_empty_module(content: Any) -> bool:
+    """A loss, say. A hostile module has not even the attributes that this looks at."""
+    return isinstance(content, nn.Module) and not any(vars(content).get(key) for key in ("_parameters", "_modules"))
+
+
 def _is_state_dict(content: Any) -> bool:
-    """Tensors by name; beside them a module's extra state, which may be anything, and fewer plain values than tensors."""
+    """Tensors by name; beside them a module's extra state, which may be anything, and plain values, if they are few."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         return False
     tensors = sum(isinstance(value, Tensor) for value in content.values())

@@ -51,7 +51,7 @@ def fit_names(state: dict[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[
 
 
 def is_counter(name: str, state: Collection[str]) -> bool:
-    """Whether the name is that of a batch norm's count of batches, which old files do not have and inference needs not."""
+    """Whether the name is that of a batch norm's count of batches: old files have none, and inference needs none."""
     owner, _, last = name.rpartition(".")
     return last == _COUNTER and (f"{owner}.running_mean" if owner else "running_mean") in state
 

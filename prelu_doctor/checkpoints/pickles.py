@@ -15,7 +15,14 @@ from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed
 from prelu_doctor.imports import user_code
-from prelu_doctor.untrusted.torch_saves import damage, mappable, read_torch_save
+from prelu_doctor.untrusted.torch_saves import Advice, damage, mappable, read_torch_save
+
+_ADVICE = Advice(
+    CheckpointError,
+    "weights as torch.save writes them, or a module made of torch.nn's own classes",
+    "save the weights with torch.save(model.state_dict(), 'weights.pt') and pass --arch module:callable",
+    may_trust=True,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ def unpickled(path: Path, *, zipped: bool, reading: Reading) -> Unpickled:
     if reading.trust:
         return Unpickled(_trusted(path, zipped=zipped), frozenset(), "")
     allowed = imported_classes(reading.allowed_classes)
-    saved = read_torch_save(path, zipped=zipped, error=CheckpointError, allowed=allowed)
+    saved = read_torch_save(path, zipped=zipped, advice=_ADVICE, allowed=allowed)
     notes = [
         saved.stand_ins and f"read as inert stand-ins: {listed(saved.stand_ins, 5)}",
         (unused := sorted(allowed.keys() - saved.asked)) and f"allowed, but not asked for: {listed(unused, 5)}",

@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from prelu_doctor.errors import DoctorError
 from prelu_doctor.escaping import escaped
@@ -56,7 +56,7 @@ def opened(path: Path, *, error: type[DoctorError]) -> Iterator[OpenedFile]:
         _check_unchanged(file, path, through, before, error)
 
 
-def _binary(path: Path, error: type[DoctorError]) -> BinaryIO:
+def _binary(path: Path, error: type[DoctorError]) -> BufferedReader:
     try:
         # A pipe that took the file's place must not be waited for.
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -69,7 +69,7 @@ def _binary(path: Path, error: type[DoctorError]) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
-def _through(file: BinaryIO, path: Path) -> Path:
+def _through(file: BufferedReader, path: Path) -> Path:
     descriptor = _DESCRIPTORS / str(file.fileno())
     return descriptor if descriptor.exists() else path
 
@@ -79,7 +79,7 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _check_unchanged(
-    file: BinaryIO, path: Path, through: Path, before: tuple[int, ...], error: type[DoctorError]
+    file: BufferedReader, path: Path, through: Path, before: tuple[int, ...], error: type[DoctorError]
 ) -> None:
     try:
         now = os.fstat(file.fileno()) if through != path else path.stat()

@@ -112,8 +112,11 @@ def survey_pickle(stream: Stream, survey: Survey) -> Any:
     return _DryRun(stream, survey).load()
 
 
-class _DryRun(pickle._Unpickler):  # type: ignore[name-defined, misc] # in C, a memo's index alone can ask for gigabytes
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+_PurePython: Any = pickle._Unpickler  # in C, the index of a memo can ask for gigabytes
+
+
+class _DryRun(_PurePython):  # type: ignore[misc] # typed nowhere
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PurePython.dispatch)
 
     def __init__(self, stream: Stream, survey: Survey) -> None:
         super().__init__(stream, encoding="utf-8")

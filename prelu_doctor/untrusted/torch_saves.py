@@ -22,8 +22,24 @@ from prelu_doctor.untrusted.zip_checks import check_zip
 
 _PICKLE = "data.pkl"
 _PROTOCOL = pickle.PROTO[0]
-_SAVE_STATE = "save the weights with torch.save(model.state_dict(), 'weights.pt') and pass --arch module:callable"
-_TRUST = "--trust, if you made the file yourself"
+_TRUST = "pass --trust, if you made the file yourself"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to say of a file that is not read.
+
+    Attributes:
+        error: The leaf to raise.
+        expected: What should be in the file.
+        remedy: How to save that.
+        may_trust: Whether there are options (`--allow-class`, `--trust`) by which it is read nevertheless.
+    """
+
+    error: type[DoctorError]
+    expected: str
+    remedy: str
+    may_trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,15 +57,13 @@ class Saved:
     asked: frozenset[str]
 
 
-def read_torch_save(
-    path: Path, *, zipped: bool, error: type[DoctorError], allowed: Mapping[str, type] | None = None
-) -> Saved:
+def read_torch_save(path: Path, *, zipped: bool, advice: Advice, allowed: Mapping[str, type] | None = None) -> Saved:
     """The object in a torch.save file, of which nothing runs.
 
     Args:
         path: The file.
         zipped: True for the zip format, False for the one before it (which holds weights only).
-        error: The leaf to raise.
+        advice: For messages.
         allowed: Classes of the user's, by the names that the file may call them.
 
     Raises:
@@ -58,19 +72,19 @@ def read_torch_save(
     """
     allowed = allowed or {}
     if zipped:
-        check_zip(path, error=error)
+        check_zip(path, error=advice.error)
     survey = Survey(Claims(path.stat().st_size), allowed, lambda _key: None)
     try:
         (_survey_zip if zipped else _survey_legacy)(path, survey)
     except Exception as problem:  # a hostile pickle raises whatever it likes
-        raise _refusal_or_damage(path, survey, problem, error) from problem
+        raise _refusal_or_damage(path, survey, problem, advice) from problem
     if survey.foreign:
-        raise _foreign(path, survey.foreign, error)
+        raise _foreign(path, survey.foreign, advice)
     grants = [(thing, name) for name, role in survey.asked.items() if (thing := granted(name, role, allowed))]
     try:
         content = _loaded(path, zipped, grants)
     except Exception as problem:
-        raise damage(path, problem, error) from problem
+        raise damage(path, problem, advice.error) from problem
     stand_ins = tuple(name for name, role in survey.asked.items() if role is Role.INERT)
     return Saved(content, stand_ins, frozenset(survey.asked))
 
@@ -118,7 +132,7 @@ def _top_folder(names: list[str]) -> str:
 
 
 def _survey_legacy(path: Path, survey: Survey) -> None:
-    """The old format: a magic number, a version, facts on the machine, the object, the storages' names, the storages."""
+    """The old format: a magic number, a version, facts on the machine, the object, names of storages, the storages."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         size = len(data)
         survey.held = lambda _key: size
@@ -143,7 +157,10 @@ def _survey_legacy(path: Path, survey: Survey) -> None:
 def _check_protocol(data: bytes) -> None:
     if data[0] != _PROTOCOL or data[1] != 2:
         number = data[1] if data[0] == _PROTOCOL else "0 or 1"
-        raise ValueError(f"it is written in pickle protocol {number}")
+        raise Refused(
+            f"it is written in pickle protocol {number}: torch's safe reader knows pickle protocol 2, which is the "
+            "default of torch.save"
+        )
 
 
 def _loaded(path: Path, zipped: bool, grants: list[tuple[Any, str]]) -> Any:
@@ -161,29 +178,27 @@ def _loaded(path: Path, zipped: bool, grants: list[tuple[Any, str]]) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _refusal_or_damage(path: Path, survey: Survey, problem: Exception, error: type[DoctorError]) -> DoctorError:
+def _refusal_or_damage(path: Path, survey: Survey, problem: Exception, advice: Advice) -> DoctorError:
     if survey.foreign:
-        return _foreign(path, survey.foreign, error)
+        return _foreign(path, survey.foreign, advice)
     if isinstance(problem, Refused):
-        return error(
-            f"{escaped(path)}: refused, because {problem}",
-            "weights as torch.save writes them, or a module made of torch.nn's own classes",
-            f"{_SAVE_STATE}; or pass {_TRUST}",
-        )
-    return damage(path, problem, error)
+        return _refusal(path, str(problem), advice, _TRUST)
+    return damage(path, problem, advice.error)
 
 
-def _foreign(path: Path, names: list[str], error: type[DoctorError]) -> DoctorError:
+def _foreign(path: Path, names: list[str], advice: Advice) -> DoctorError:
     classes = names if all(may_be_class(name) for name in names) else []
     options = " ".join(f"--allow-class {escaped(name)}{_where(name)}" for name in classes)
-    allow = f"pass {options}, which imports {'it' if len(classes) == 1 else 'them'}; or " if options else ""
-    return error(
-        f"{escaped(path)}: refused, because reading it would run the code of {listed(names, 5)}",
-        "weights alone, or a module made of torch.nn's own classes",
-        f"{_SAVE_STATE}; or {allow}pass {_TRUST}",
-    )
+    imports = f"pass {options}, which imports {'it' if len(classes) == 1 else 'them'}"
+    reason = f"reading it would run the code of {listed(names, 5)}"
+    return _refusal(path, reason, advice, f"{imports}; or {_TRUST}" if options else _TRUST)
 
 
 def _where(name: str) -> str:
     """A script's own classes are called `__main__`: the user must say which file that was."""
     return f"=path/to/file.py:{escaped(name.removeprefix('__main__.'))}" if name.startswith("__main__.") else ""
+
+
+def _refusal(path: Path, reason: str, advice: Advice, options: str) -> DoctorError:
+    remedy = f"{advice.remedy}; or {options}" if advice.may_trust else advice.remedy
+    return advice.error(f"{escaped(path)}: refused, because {reason}", advice.expected, remedy)
