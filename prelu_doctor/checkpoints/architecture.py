@@ -29,7 +29,7 @@ def build_architecture(spec: str, arguments: dict[str, object]) -> nn.Module:
         CheckpointError: Where there is no such callable, its code raises, or it returns something else.
         UsageError: Where arguments are given to something that takes none.
     """
-    if Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py")):
+    if spec and (Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py"))):
         return _stored_module(spec, arguments)
     built = imported_object(spec, option="--arch", error=CheckpointError)
     if not callable(built) and not isinstance(built, nn.Module):
