@@ -59,7 +59,7 @@ def guessed_input_shape(intake: Intake, *, seed: int = 0) -> tuple[Shape, str]:
         f"the model runs on no input of a shape that its first layer '{escaped(layer.name)}' suggests: "
         f"{', '.join('x'.join(map(str, shape)) for shape in candidates[:4])}, ...",
         "the shape of one sample, without the batch axis",
-        f"--input-shape {_example(layer, candidates[0])}, with the sizes that the model was trained on (or --data SPEC)",
+        f"--input-shape {_example(layer, candidates[0])}, with the sizes it was trained on (or --data SPEC)",
     )
 
 

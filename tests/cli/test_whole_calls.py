@@ -130,7 +130,7 @@ def test_a_stream_is_converted_exported_and_compared(on, clinic, tmp_path, comma
     assert "the data yields whole calls, whose samples cannot be drawn anew" in text
     data = ("--arch", f"{clinic}/nets.py:Stream", "--data", f"{clinic}/nets.py:stream")
     assert command("parity", tmp_path / "m.safetensors", tmp_path / "m.onnx", *data).exit_code == 0
-    assert command("parity", clinic / "Stream.pt", tmp_path / "m.onnx", *data).exit_code == 1
+    assert command("parity", clinic / "Stream.pt", tmp_path / "m.onnx", *data).exit_code == 0, "the same function still"
     assert command("scan", tmp_path / "m.safetensors", *data).exit_code == 0
 
 
