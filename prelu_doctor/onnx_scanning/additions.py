@@ -108,8 +108,10 @@ class Additions:
             if outer.kind not in ("If", "Loop", "Scan") or (outer.kind == "Scan" and self.opset < 9):
                 raise CannotLeaveError(outer.node.op_type if outer.node is not None else "")
         while body.parent is not None:
-            value = self._through_branch(body, value, neutral) if body.kind == "If" else self._through_loop(
-                body, value, neutral, combine
+            value = (
+                self._through_branch(body, value, neutral)
+                if body.kind == "If"
+                else self._through_loop(body, value, neutral, combine)
             )
             body = body.parent
         self.model.graph.output.append(helper.make_tensor_value_info(value, TensorProto.DOUBLE, None))

@@ -26,7 +26,9 @@ _FEW = 4096
 
 _SAME = frozenset({"Identity", "Dropout"})
 _SHAPES = frozenset({"Shape", "Size"})
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,7 @@ class _Walk:
         call_index = len(self._graph.calls)
         scope[result] = self._emit(_FUNCTIONS[function], args, shape, element)
         position = self._positions.next(node, function, self._called(node))
-        self._graph.calls[call_index] = replace(
-            self._graph.calls[call_index], activation=activation, position=position
-        )
+        self._graph.calls[call_index] = replace(self._graph.calls[call_index], activation=activation, position=position)
         self._flow.rectifying[call_index] = Rectifying(body, index, data, result, activation, element)
         return True
 
@@ -295,7 +295,9 @@ class _Walk:
         scope.update(zip(names, writes, strict=True))
         drawn = node.op_type in _RANDOM
         depends = not told and (drawn or any(value in self._graph.from_input for value in reads))
-        self._append(f"onnx::{node.op_type}", torch.ops.aten.alias.default, tuple(map(Ref, reads)), reads, writes, depends)
+        self._append(
+            f"onnx::{node.op_type}", torch.ops.aten.alias.default, tuple(map(Ref, reads)), reads, writes, depends
+        )
 
     # Parameters
 
@@ -443,7 +445,7 @@ _FORM_ONLY = frozenset({"Cast", "CastLike", "Reshape", "Squeeze", "Unsqueeze", "
 _NUMBERS = frozenset({"value_float", "value_floats", "value_int", "value_ints"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _INDICES = frozenset({TensorProto.INT64, TensorProto.INT32})
-_DTYPES = {
+_DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.FLOAT16: torch.float16,

@@ -98,5 +98,7 @@ def _inputs(stored: StoredOnnx) -> Iterator[ExpectedInput]:
                 "inputs that are tensors of numbers",
                 "export it again, or scan the PyTorch checkpoint",
             )
-        sizes = (size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else None for size in kind.shape.dim)
+        sizes = (
+            size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else None for size in kind.shape.dim
+        )
         yield ExpectedInput(value.name, tuple(sizes), dtype)

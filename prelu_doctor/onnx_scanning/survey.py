@@ -146,4 +146,3 @@ def _values(body: Body) -> Iterator[str]:
     yield from (value.name for value in body.graph.input if value.name not in held)
     for node in body.graph.node:
         yield from (name for name in node.output if name)
-

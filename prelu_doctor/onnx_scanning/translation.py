@@ -1,6 +1,6 @@
-"""Every ONNX operator as the ATen call that does the same, so that producers, unit axes and consumers are told by the
-rules of `sites`, once for all kinds of models.
+"""Every ONNX operator as the ATen call that does the same.
 
+So producers, unit axes and consumers are told by the rules of `sites`, once for all kinds of models.
 What has no entry here becomes a call that those rules do not know: they then say that they do not.
 """
 
@@ -300,7 +300,9 @@ def _pool(kind: str) -> Translate:
             return None
         kernel = seen.attributes["kernel_shape"]
         strides = seen.attributes.get("strides", [1] * spatial)
-        pads = [min(pad, size // 2) for pad, size in zip(seen.attributes.get("pads", [0] * spatial), kernel, strict=False)]
+        pads = [
+            min(pad, size // 2) for pad, size in zip(seen.attributes.get("pads", [0] * spatial), kernel, strict=False)
+        ]
         func = getattr(aten, f"{kind}_pool{spatial}d").default
         return [emit.call(func, [seen.ref(0), list(kernel), list(strides), pads], seen.outputs[0])]
 

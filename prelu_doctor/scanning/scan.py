@@ -93,9 +93,7 @@ def scan_model(
         raise DataError("the data holds no samples", "at least one sample", "check --data and --max-samples")
     owners = Counter(_slope_name(examined) for examined in probe.examined.values())
     tied = {name for name, sites in owners.items() if name and sites > 1}
-    sites = [
-        site_record(examined, _slopes(examined, model, tied), thresholds) for examined in probe.examined.values()
-    ]
+    sites = [site_record(examined, _slopes(examined, model, tied), thresholds) for examined in probe.examined.values()]
     return Scan(probe, sites, probe.sites.unresolved, samples)
 
 
