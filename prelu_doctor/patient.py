@@ -23,8 +23,8 @@ from prelu_doctor.devices import chosen_device
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
-from prelu_doctor.methods import run_method
 from prelu_doctor.file_kinds import FileKind, recognised
+from prelu_doctor.methods import run_method
 from prelu_doctor.onnx_patient import OnnxPatient, open_onnx_patient
 from prelu_doctor.treatment.converted_file import restore
 from prelu_doctor.treatment.recipe import Recipe, decode_recipe

@@ -116,7 +116,9 @@ class _Walk:
         self._number = 0
         self._ops = _OPS - untold
 
-    def calls(self, module: Any, method: str, stack: _Stack = (), callers: tuple[str, ...] = (), given: _Given = ()) -> _Calls:
+    def calls(
+        self, module: Any, method: str, stack: _Stack = (), callers: tuple[str, ...] = (), given: _Given = ()
+    ) -> _Calls:
         """The calls of a run, in order.
 
         Args:
