@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
 from prelu_doctor.escaping import escaped
+from prelu_doctor.onnx_patient import OnnxPatient
+from prelu_doctor.onnx_scanning.scan import OnnxScan, scan_onnx
 from prelu_doctor.outputs import Writer, check_targets, write_together
 from prelu_doctor.patient import Patient, open_patient, open_weights_or_patient
 from prelu_doctor.samples import Samples, samples_for
@@ -37,7 +40,7 @@ Source = Patient | nn.Module | str | Path
 
 
 def scan(
-    model: Source | BareWeights,
+    model: Source | BareWeights | OnnxPatient,
     data: Samples = None,
     *,
     thresholds: Thresholds | None = None,
@@ -66,8 +69,8 @@ def scan(
         return weights_report(patient)
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     told = phase or no_progress
-    found = scan_model(
-        patient.module,
+    run = partial(scan_onnx, patient.model) if isinstance(patient, OnnxPatient) else partial(scan_model, patient.module)
+    found: Scan | OnnxScan = run(
         dataset.scanned(),
         thresholds=thresholds or Thresholds(),
         progress=lambda samples: told("scanning", samples, None, None),
@@ -75,7 +78,7 @@ def scan(
     return scan_report(patient.record, dataset, found)
 
 
-def scan_report(model: records.Model, dataset: Dataset, found: Scan) -> records.ScanReport:
+def scan_report(model: records.Model, dataset: Dataset, found: Scan | OnnxScan) -> records.ScanReport:
     """The report of a scan, with its findings."""
     data = records.Data(
         source=dataset.source,

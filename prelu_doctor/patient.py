@@ -20,10 +20,12 @@ from prelu_doctor.checkpoints.keys import load_weights
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.torchscript import running
 from prelu_doctor.devices import chosen_device
-from prelu_doctor.errors import UsageError
+from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
+from prelu_doctor.file_kinds import FileKind, recognised
 from prelu_doctor.methods import run_method
+from prelu_doctor.onnx_patient import OnnxPatient, open_onnx_patient
 from prelu_doctor.treatment.converted_file import restore
 from prelu_doctor.treatment.recipe import Recipe, decode_recipe
 
@@ -87,6 +89,8 @@ def open_patient(
     )
     if isinstance(examined, BareWeights):
         raise examined.needs_architecture()
+    if isinstance(examined, OnnxPatient):
+        raise examined.needs_checkpoint()
     return examined
 
 
@@ -100,11 +104,19 @@ def open_weights_or_patient(
     weights_key: str | None = None,
     method: str | None = None,
     device: str = "auto",
-) -> Patient | BareWeights:
-    """Like `open_patient`; a file of weights alone without an architecture is no error but the weights."""
+) -> Patient | BareWeights | OnnxPatient:
+    """Like `open_patient`; a file of weights alone without an architecture is no error but the weights.
+
+    Nor is an ONNX model, which can be scanned although it has no module.
+    """
     if isinstance(source, nn.Module):
         module = source if method is None else _with_method(copy.copy(source), method)
         return Patient(module, records.replace(_record(module, path="", sha256="", kind="in-memory"), method=method))
+    if recognised(Path(source), error=CheckpointError) is FileKind.ONNX:
+        options = {"--arch": arch, "--arch-arg": arch_args, "--weights-key": weights_key, "--method": method}
+        return open_onnx_patient(
+            Path(source), device=device, unheeded=[name for name, given in options.items() if given]
+        )
     target = chosen_device(device)
     stored = read_checkpoint(
         source,

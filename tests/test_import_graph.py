@@ -18,10 +18,11 @@ LAYERS = [
     {"checkpoints", "data"},
     {"samples", "sites", "weights"},
     {"scanning"},
+    {"onnx_scanning"},
     {"diagnosis"},
     {"treatment"},
     {"deployment"},
-    {"bare_weights"},
+    {"bare_weights", "onnx_patient"},
     {"patient"},
     {"doctor"},
     {"cli"},
@@ -167,7 +168,8 @@ def test_files_are_read_in_few_places():
         "torch.load", "safe_open", "load_file", "torch.jit.load", "torch.export.load", "np.load", "pickle.load"
     )
     assert readers == {
-        "untrusted/torch_saves.py", "checkpoints/pickles.py", "checkpoints/safetensors_files.py", "data/arrays.py"
+        "untrusted/torch_saves.py", "checkpoints/distributed.py", "checkpoints/pickles.py",
+        "checkpoints/safetensors_files.py", "data/arrays.py",
     }  # fmt: skip
     assert users_of("torch.save", "save_file", "safetensors.torch.save") == {"treatment/converted_file.py"}
 

@@ -66,7 +66,7 @@ def described(data: bytes, allowed: Callable[[Name], bool]) -> Any:
 
 
 # The Python reader of the standard library: the one in C reserves memory for any memo index that a pickle names.
-_Base: type[Any] = pickle._Unpickler  # type: ignore[attr-defined]
+_Base: type[Any] = pickle._Unpickler
 
 _READ = frozenset(
     getattr(pickle, opcode)

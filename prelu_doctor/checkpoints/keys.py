@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prelu_doctor.checkpoints.mapped_memory import MappedFiles, copy_into
 from prelu_doctor.checkpoints.name_fitting import fit_names, is_counter, prefix_hint
 from prelu_doctor.checkpoints.versions import versions_of
 from prelu_doctor.errors import CheckpointError
@@ -43,19 +44,39 @@ def load_weights(module: nn.Module, state: dict[str, Tensor]) -> str:
     misfits += _untied(targets, state)
     if missing or unexpected or misfits:
         raise _mismatch(missing, unexpected, misfits, prefix_hint(list(state), list(targets)))
+    plain = set(_loaded_plainly(module, ""))
+    others = OrderedDict((name, tensor) for name, tensor in state.items() if name not in plain)
     # The architecture's versions, whose names and shapes these are, where the file has none of its own: a safetensors
     # file never has, and some classes refuse weights without.
-    versions = {**versions_of(entries), **versions_of(state)}
-    state = OrderedDict(state)
-    state._metadata = versions  # type: ignore[attr-defined]
+    others._metadata = {**versions_of(entries), **versions_of(state)}  # type: ignore[attr-defined]
     try:
         # Not strict: what strict would check was checked, but tied weights and extra state would fail it.
-        module.load_state_dict(state, strict=False)
+        module.load_state_dict(others, strict=False)
+        files = MappedFiles()
+        for name in (name for name in state if name in plain):
+            copy_into(targets[name], state[name], files)
     except Exception as error:
         raise CheckpointError(
             f"the architecture cannot take these weights: {escaped(error, 300)}", "dense tensors that can be copied"
         ) from error
     return note
+
+
+def _loaded_plainly(module: nn.Module, prefix: str) -> Iterator[str]:
+    """The names that `load_state_dict` would copy as they are: no class or hook on the way has its own idea of them.
+
+    It would copy each in one go, and so hold every page of a mapped file beside the model.
+    """
+    loaders = ("load_state_dict", "_load_from_state_dict")
+    if any(getattr(type(module), loader) is not getattr(nn.Module, loader) for loader in loaders):
+        return
+    if module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks:
+        return
+    for own in (module._parameters, module._buffers):
+        yield from (f"{prefix}{name}" for name, tensor in own.items() if tensor is not None)
+    for name, part in module._modules.items():
+        if part is not None:
+            yield from _loaded_plainly(part, f"{prefix}{name}.")
 
 
 def _entries(module: nn.Module) -> dict[str, Any]:

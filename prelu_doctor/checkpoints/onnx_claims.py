@@ -44,7 +44,7 @@ def claimed_size(tensor: TensorProto) -> int:
         raise ValueError(f"has the shape {list(tensor.dims)[:8]}")
     if tensor.data_type not in _BITS:
         raise ValueError(f"is of the unknown type {tensor.data_type}")
-    return -(-math.prod(tensor.dims) * _BITS[tensor.data_type] // 8)
+    return -(-math.prod(map(int, tensor.dims)) * _BITS[tensor.data_type] // 8)
 
 
 def claim_problem(tensor: TensorProto) -> str:

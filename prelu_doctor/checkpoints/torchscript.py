@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -69,8 +70,12 @@ def running(module: torch.jit.ScriptModule, method: str, *, name: str = "the mod
     attributes = _plain_attributes(nodes)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _silence(), _as_before(self, attributes):
-            return self._c._get_method(method)(*args, **kwargs)
+        # Unoptimised, it runs the same operations every time, none of them fused.
+        with _silence(), _as_before(self, attributes), torch.jit.optimized_execution(False):
+            try:
+                return self._c._get_method(method)(*args, **kwargs)
+            except (RuntimeError, torch.jit.Error) as error:
+                raise RuntimeError(_told(error)) from error
 
     plain = type(module)
     constants = list(_constants(module._c._get_method(method).graph))
@@ -109,6 +114,15 @@ def _constants(graph: Any) -> Iterator[tuple[str, Tensor]]:
                 yield f"{op}_{numbers[op]}.{argument.name}", maker.t("value")
 
 
+def _told(error: Exception) -> str:
+    """What went wrong, without the listing of the program's code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no message")
+    pointed = next((before for before, line in itertools.pairwise(lines) if line.endswith("~ <--- HERE")), "")
+    said += f" at {pointed}" if said.endswith(":") and pointed else ""
+    return f"{said} (what was traced may keep the batch size that it was traced with)"
+
+
 def _note(module: Any) -> str:
     changed = module._changes
     return f"it sets {listed(changed, 5)} when it runs: every batch starts from what the file holds" if changed else ""
@@ -133,9 +147,21 @@ def _records(archive: ProgramArchive, ending: str) -> dict[str, bytes]:
 def _loaded(archive: ProgramArchive) -> torch.jit.ScriptModule:
     with _silence():
         try:
-            return torch.jit.load(io.BytesIO(archive.content), map_location="cpu")
+            module = torch.jit.load(io.BytesIO(archive.content), map_location="cpu")
+            _name_device(module, "cpu")
+            return module
         except Exception as error:
             raise damage(archive.path, error) from error
+
+
+def _name_device(module: torch.jit.ScriptModule, device: str) -> None:
+    """Changes the device that graphs name for what they make: a trace keeps that on which it was traced."""
+    for part in module.modules():
+        for method in part._c._method_names():
+            for node in nodes_of(part._c._get_method(method).graph):
+                if node.kind() == "prim::Constant" and node.output().type().kind() == "DeviceObjType":
+                    if node.hasAttribute("value") and node.s("value") != device:
+                        node.s_("value", device)
 
 
 def _unknown(name: str, methods: list[str], method: str) -> UsageError:
@@ -157,17 +183,41 @@ def _silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_before(module: torch.jit.ScriptModule, names: frozenset[str]) -> Iterator[None]:
-    """Puts back what a program sets on its modules; parameters and buffers are the caller's care."""
-    before = [(part, name, value) for part in module.modules() for name, value in _values(part, names)]
+    """Puts back what a program sets on its modules; parameters and buffers are the caller's care.
+
+    A transformer layer is told meanwhile that its activation has no fused kernel, which would hide it.
+    """
+    before = [(part, name, _Kept(part._c.getattr(name))) for part in module.modules() for name in _names(part, names)]
     try:
+        for part, name, _ in before:
+            if name == "activation_relu_or_gelu":
+                _set(part, name, 0)
         yield
     finally:
-        for part, name, value in before:
-            part._c.setattr(name, value)
+        for part, name, kept in before:
+            _set(part, name, kept.restored())
 
 
-def _values(part: Any, names: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    kept = {name for name, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))}
-    for name in names - kept:
-        if part._c.hasattr(name) and not isinstance(part._c.getattr(name), torch.ScriptObject):
-            yield name, copy.deepcopy(part._c.getattr(name))
+class _Kept:
+    """A value as it was: tensors keep their identity, by which weights are known, and get their numbers back."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = copy.copy(value) if isinstance(value, list | dict) else value
+        self._numbers = value.detach().clone() if isinstance(value, Tensor) else None
+
+    def restored(self) -> Any:
+        if self._numbers is not None and not torch.equal(self._value, self._numbers):
+            with torch.no_grad():
+                self._value.copy_(self._numbers)
+        return self._value
+
+
+def _set(part: Any, name: str, value: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # a constant, which nothing changes
+        part._c.setattr(name, value)
+
+
+def _names(part: Any, names: frozenset[str]) -> list[str]:
+    tensors = {name for name, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))}
+    plain = (name for name in sorted(names - tensors) if part._c.hasattr(name))
+    return [name for name in plain if not isinstance(part._c.getattr(name), torch.ScriptObject)]

@@ -15,14 +15,14 @@ import torch
 
 from prelu_doctor.checkpoints.program_archives import UnsafeProgramError
 
-NAMESPACES = frozenset({"aten", "prim", "quantized", "torchvision"})
-"""Of operators that come with torch and torchvision and compute with tensors and numbers."""
+NAMESPACES = frozenset({"aten", "prim", "quantized", "torchvision", "profiler"})
+"""Of operators that come with torch and torchvision and compute with tensors and numbers, or take times."""
 FORBIDDEN = frozenset(
     {"from_file", "save", "load", "_print", "rpc_async", "rpc_sync", "rpc_remote", "PythonOp", "IgnoredPythonOp"}
 )
 """Operators within them that read or write files, talk past Python's streams, call other machines, or run Python."""
-_OBJECTS = frozenset({"quantized"})
-"""Namespaces of classes written in C++ whose objects hold packed weights and nothing else."""
+_OBJECTS = frozenset({"quantized", "profiler"})
+"""Namespaces of classes written in C++ whose objects hold packed weights or a time."""
 _CLASS = re.compile(rb"torch\.classes\.(\w+)")
 _ROOTS = ("ops", "torch")
 

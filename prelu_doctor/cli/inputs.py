@@ -11,6 +11,7 @@ from prelu_doctor.errors import UsageError
 if TYPE_CHECKING:
     from prelu_doctor.bare_weights import BareWeights
     from prelu_doctor.data.batches import Dataset
+    from prelu_doctor.onnx_patient import OnnxPatient
     from prelu_doctor.patient import Patient
 
 
@@ -52,7 +53,7 @@ class Inputs:
 
         return open_patient(checkpoint, **self._opening())
 
-    def weights_or_patient(self, checkpoint: Path) -> Patient | BareWeights:
+    def weights_or_patient(self, checkpoint: Path) -> Patient | BareWeights | OnnxPatient:
         """The model in a checkpoint, or its weights where it holds no more and `--arch` does not tell the rest."""
         from prelu_doctor.bare_weights import BareWeights
         from prelu_doctor.patient import open_weights_or_patient
@@ -86,7 +87,7 @@ class Inputs:
         }
         return [option for option, is_given in given.items() if is_given]
 
-    def dataset(self, patient: Patient) -> Dataset:
+    def dataset(self, patient: Patient | OnnxPatient) -> Dataset:
         """The sample data for a model."""
         from prelu_doctor.data.sources import open_dataset
 

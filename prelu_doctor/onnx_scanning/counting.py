@@ -1,4 +1,4 @@
-"""The statistics of every activation, computed inside the graph: per sample and unit, so that only kilobytes leave it."""
+"""The statistics of every activation, computed inside the graph: a few numbers a sample and unit leave it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,19 @@ class Watched:
         unit_axis: Axis of its units.
         units: Their number C.
         shape: Of its tensor in one run.
-        layout: Where its samples lie; None where the whole tensor belongs to the one sample of the batch, or where
-            axis 0 holds the units and no samples.
+        layout: Where its samples lie.
     """
 
     node: Rectifying
     unit_axis: int
     units: int
     shape: Shape
-    layout: Layout | None
+    layout: Layout
+
+    @property
+    def one_row(self) -> bool:
+        """True where all of it is one sample, or one row because axis 0 holds the units."""
+        return self.layout.lone or (not self.layout.known and self.unit_axis == 0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Counting:
         self.watched: list[Watched] = []
         self.lost: list[tuple[Watched, str]] = []
         for one in watched:
-            if one.layout is not None and not one.layout.known and one.node.body.parent is not None:
+            if not one.layout.known and one.node.body.parent is not None:
                 self.lost.append((one, "its samples cannot be told apart inside a body"))
                 continue
             try:
@@ -137,7 +141,7 @@ def _count(additions: Additions, one: Watched) -> None:
         counts = additions.add(
             body, "Mul", [additions.samples, additions.constant([2 * one.units], np.int64)], front=True
         )
-        if one.layout is None:
+        if one.one_row:
             counts = additions.constant([2 * one.units], np.int64)
         length = additions.add(body, "Add", [counts, additions.constant([2], np.int64)], front=True)
         return additions.add(body, "Expand", [additions.constant([0], np.float64), length], front=True)
@@ -151,7 +155,7 @@ def _arranged(additions: Additions, body: Body, one: Watched) -> tuple[str, str,
     if one.node.element not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         data, result = (additions.cast(body, value, TensorProto.FLOAT) for value in (data, result))
     rank, unit_axis = len(one.shape), one.unit_axis
-    if one.layout is None:
+    if one.one_row:
         return data, result, [axis for axis in range(rank) if axis != unit_axis], False
     sample_axis = one.layout.axis
     if one.layout.folded != "no":

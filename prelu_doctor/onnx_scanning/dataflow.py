@@ -445,7 +445,7 @@ _FORM_ONLY = frozenset({"Cast", "CastLike", "Reshape", "Squeeze", "Unsqueeze", "
 _NUMBERS = frozenset({"value_float", "value_floats", "value_int", "value_ints"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _INDICES = frozenset({TensorProto.INT64, TensorProto.INT32})
-_DTYPES = {
+_DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.FLOAT16: torch.float16,

@@ -1,6 +1,6 @@
-"""Every ONNX operator as the ATen call that does the same, so that producers, unit axes and consumers are told by the
-rules of `sites`, once for all kinds of models.
+"""Every ONNX operator as the ATen call that does the same.
 
+So producers, unit axes and consumers are told by the rules of `sites`, once for all kinds of models.
 What has no entry here becomes a call that those rules do not know: they then say that they do not.
 """
 

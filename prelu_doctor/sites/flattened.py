@@ -23,6 +23,7 @@ class FlattenedProgram:
         self._code = type(module).forward.__code__
         self._nodes = list(module.graph.nodes)
         self._indices = getattr(module, "_lineno_map", None) or {}
+        self._known: dict[int, Whereabouts | None] = {}
 
     @classmethod
     def of(cls, module: nn.Module | None) -> FlattenedProgram | None:
@@ -42,7 +43,11 @@ class FlattenedProgram:
         if frame is None:
             return None
         index = self._indices.get(frame.f_lineno - frame.f_code.co_firstlineno)
-        return None if index is None else whereabouts_of(self._nodes[index])
+        if index is None:
+            return None
+        if index not in self._known:
+            self._known[index] = whereabouts_of(self._nodes[index])
+        return self._known[index]
 
 
 def whereabouts_of(node: fx.Node) -> Whereabouts | None:

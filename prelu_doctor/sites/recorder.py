@@ -146,7 +146,7 @@ class Recorder(TorchDispatchMode):
             kwargs=recorded_kwargs,
             reads=tuple(reads),
             writes=(),
-            owner=self._frames[-1].path,
+            owner=self._owner(),
             activation=activation,
             position=self._position(activation.function) if activation else None,
         )
@@ -273,10 +273,19 @@ class Recorder(TorchDispatchMode):
         return self._programs[id(module)]
 
     def _locate(self, op: str) -> None:
-        """Notes where a call of a scripted program stands; the parts of a fused one stand where it does."""
+        """Notes where a program's call stood; the parts of a fused one stand where it does."""
         program = self._frames[-1].program
-        if not self._fused:
-            self._where = program.next(op) if isinstance(program, ScriptedProgram) and program.counts(op) else None
+        if isinstance(program, FlattenedProgram):
+            self._where = program.running(sys._getframe(1))
+        elif not self._fused:
+            self._where = program.next(op) if program and program.counts(op) else None
+
+    def _owner(self) -> str:
+        """Path of the module whose forward makes the running call, or made it before a program took it in."""
+        frame = self._frames[-1]
+        if self._where is None or frame.naming is None:
+            return frame.path
+        return frame.naming.owner(self._where)
 
     def _pop(self, module: nn.Module, _args: Any, _output: Any) -> None:
         if self._frames[-1].module is module:
@@ -292,9 +301,8 @@ class Recorder(TorchDispatchMode):
 
     def _position(self, function: str) -> Position:
         frame = self._frames[-1]
-        where = frame.program.running(sys._getframe(1)) if isinstance(frame.program, FlattenedProgram) else self._where
-        if where is not None and frame.naming is not None:
-            return self._renamed(frame, frame.naming, where, function)
+        if self._where is not None and frame.naming is not None:
+            return self._renamed(frame, frame.naming, self._where, function)
         if not is_activation_module(frame.module, self.graph.functions) or len(self._frames) == 2:
             frame.rank += 1  # a function; or the model itself is the activation, and has no caller
             return self._function_position(function, frame.rank - 1)

@@ -20,8 +20,11 @@ from prelu_doctor.sites.whereabouts import Whereabouts, source_line, stack_of
 _OPS = frozenset(
     """
     relu relu6 prelu clamp clip clamp_min hardtanh threshold leaky_relu rrelu gelu silu hardswish rnn_relu rnn_relu_cell
+    linear matmul mm addmm bmm _convolution conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    convolution batch_norm layer_norm group_norm instance_norm
     """.split()
 )
+"""Activations and layers: the owner of a layer is what it is called by where its weights are computed."""
 _PLACE = re.compile(r'(?:File "([^"\n]*)", line (\d+))|(?:^\s*(\S+?)\((\d+)\): )', re.MULTILINE)
 _OWN = re.compile(r"(\.?(UNKNOWN_INSTANCE\(UNKNOWN_TYPE\)|SELF\([^)]*\)))*")
 _MANGLED = re.compile(r"\.___torch_mangle_\d+")
@@ -70,9 +73,11 @@ class ScriptedProgram:
 
 
 def _places_in(module: Any) -> _Places | None:
+    method = vars(type(module)).get("_method", "forward")
     try:
-        found = _Walk().calls(module, vars(type(module)).get("_method", "forward"), (), ())
-    except (RuntimeError, AttributeError, KeyError, _Unknown):
+        every = _activations(_folded(module._c._get_method(method).inlined_graph))
+        found = _Walk({_op(node) for node, nested in every if nested}).calls(module, method)
+    except (RuntimeError, AttributeError, _Unknown):
         return None
     places: _Places = defaultdict(list)
     for op, where in found:
@@ -80,36 +85,51 @@ def _places_in(module: Any) -> _Places | None:
     return places
 
 
+def _folded(graph: Any) -> Any:
+    """A copy of a graph as it runs in eval mode, without branches that constants decide."""
+    copied = graph.copy()
+    with_flags = [node for node in copied.findAllNodes("prim::GetAttr") if node.s("name") == "training"]
+    for node in with_flags:
+        copied.setInsertPoint(next(iter(copied.nodes())))
+        node.output().replaceAllUsesWith(copied.insertConstant(False))
+    torch._C._jit_pass_constant_propagation(copied)
+    return copied
+
+
 class _Unknown(Exception):
-    """A loop or a branch decides how many calls there are."""
+    """The graphs do not tell which call is whose."""
 
 
 _Calls = list[tuple[str, Whereabouts | None]]
 _Stack = tuple[tuple[str, str], ...]
+_Given = tuple[tuple[Any, str] | None, ...]
 
 
 class _Walk:
-    """Follows a method through the methods that it calls."""
+    """Follows a method through the methods that it calls.
 
-    def __init__(self) -> None:
+    Args:
+        untold: Operations that a loop or a branch calls.
+    """
+
+    def __init__(self, untold: set[str]) -> None:
         self._number = 0
+        self._ops = _OPS - untold
 
-    def calls(self, module: Any, method: str, stack: _Stack, callers: tuple[str, ...]) -> _Calls:
-        """The activation calls of a run, in order.
+    def calls(
+        self, module: Any, method: str, stack: _Stack = (), callers: tuple[str, ...] = (), given: _Given = ()
+    ) -> _Calls:
+        """The calls of a run, in order.
 
         Args:
             module: The scripted module.
             method: Which of its methods runs.
             stack: The calls of modules that led to it.
             callers: Source ranges of these calls, the innermost first.
+            given: The module and its path for each argument of the method that is one, None for others.
         """
         compiled = module._c._get_method(method)
-        inlined = compiled.inlined_graph.copy()
-        torch._C._jit_pass_constant_propagation(inlined)
-        every = list(_activations(inlined))
-        if any(nested for _, nested in every):
-            raise _Unknown
-        nodes = [node for node, _ in every]
+        nodes = [node for node, _ in _activations(_folded(compiled.inlined_graph)) if _op(node) in self._ops]
         found: _Calls = []
         carriers: list[str] = []
         kind = _MANGLED.sub("", str(module._c._type().str()).removeprefix("__torch__."))
@@ -127,35 +147,31 @@ class _Walk:
                 found.append((_op(node), known and Whereabouts(*known, source_line(places))))
             carriers.clear()
 
-        graph = compiled.graph.copy()
-        torch._C._jit_pass_constant_propagation(graph)
+        graph = _folded(compiled.graph)
+        me = (module, stack[-1][1] if stack else "")
+        modules = dict(zip((value.unique() for value in graph.inputs()), (me, *given), strict=False))
         for node in graph.nodes():
-            if node.kind() == "prim::CallMethod" and (path := _path(node.inputsAt(0))) is not None:
-                child = dict(module.named_modules(remove_duplicate=False))[path]
-                before = len(found)
+            if node.kind() == "prim::CallMethod" and (called := _module(node.inputsAt(0), modules)) is not None:
+                child, path = called
                 self._number += 1
-                full = ".".join(part for part in (stack[-1][1] if stack else "", path) if part)
-                inner = (*stack, (str(self._number), full)) if path else stack
-                theirs = self.calls(child, node.s("name"), inner, (node.sourceRange(), *callers))
+                inner = stack if child is module else (*stack, (str(self._number), path))
+                passed = tuple(_module(value, modules) for value in list(node.inputs())[1:])
+                theirs = self.calls(child, node.s("name"), inner, (node.sourceRange(), *callers), passed)
                 if theirs:
-                    own(before + _until_child(nodes[before:], path))
+                    before = len(found)
+                    own(before + _until_child(nodes[before:], "" if child is module else path.rpartition(".")[2]))
                     found += theirs
-            elif node.kind() == "prim::CallFunction" or _op(node) in _OPS:
-                if node.kind() != "prim::CallFunction" or _is_activation_function(node):
-                    carriers.append(node.sourceRange())
+            elif _op(node) in self._ops or (node.kind() == "prim::CallFunction" and _is_activation_function(node)):
+                carriers.append(node.sourceRange())
         own(len(nodes))
         if [op for op, _ in found] != [_op(node) for node in nodes]:
             raise _Unknown
         return found
 
 
-def _until_child(nodes: list[Any], path: str) -> int:
+def _until_child(nodes: list[Any], name: str) -> int:
     """How many nodes come before the first that stands inside a child, or inside another method."""
-    if not path:
-        return next((k for k, node in enumerate(nodes) if "SELF" in node.getModuleHierarchy()), 0)
-    inside = re.compile(
-        "".join(rf"{re.escape(part)}\([^)]*\)\." for part in path.split(".")).removesuffix(r"\.") + r"(\.|$)"
-    )
+    inside = re.compile(rf"({re.escape(name)}|INSTANCE_NAME_UNKNOWN)\(" if name else r"SELF\(")
     return next((k for k, node in enumerate(nodes) if inside.match(node.getModuleHierarchy())), len(nodes))
 
 
@@ -172,14 +188,27 @@ def _op(node: Any) -> str:
     return name.removesuffix("_") if space == "aten" else ""
 
 
-def _path(value: Any) -> str | None:
-    """The path of a submodule from the method's own module; None where it is none."""
+def _module(value: Any, modules: dict[int, tuple[Any, str] | None]) -> tuple[Any, str] | None:
+    """The module that a value is, and its path; None where it is none."""
     names: list[str] = []
-    node = value.node()
-    while node.kind() == "prim::GetAttr":
-        names.append(node.s("name"))
-        node = node.inputsAt(0).node()
-    return ".".join(reversed(names)) if node.kind() == "prim::Param" else None
+    while value.node().kind() == "prim::GetAttr":
+        names.append(value.node().s("name"))
+        value = value.node().inputsAt(0)
+    root = modules.get(value.unique()) if value.node().kind() == "prim::Param" else None
+    if root is None:
+        return None
+    module, path = root
+    for name in reversed(names):
+        module = _children(module).get(name)
+        if module is None:
+            return None
+        path = f"{path}.{name}" if path else name
+    return module, path
+
+
+def _children(module: Any) -> dict[str, Any]:
+    """Its children by name, one that is there twice under each."""
+    return dict(module._modules.items())
 
 
 def _is_activation_function(node: Any) -> bool:

@@ -78,6 +78,10 @@ class Naming:
         run.calls[name] += 1
         return Name((*run.call_path, f"{name}#{run.calls[name]}"), run.path, None, run.calls[name])
 
+    def owner(self, where: Whereabouts) -> str:
+        """Path of the module whose forward made a call."""
+        return self._inside(where.stack[-1][1]) if where.stack else self._path
+
     def _run(self, key: tuple[str, ...], path: str, caller: _Run) -> _Run:
         if key not in self._runs:
             caller.calls[path] += 1

@@ -293,7 +293,7 @@ def test_other_zips_are_no_checkpoints(tmp_path):
 def test_folders_are_no_checkpoints(tmp_path):
     assert "a folder" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert "Hugging Face model; this is not supported yet" in refusal(tmp_path)
+    assert "a folder without a file of weights" in refusal(tmp_path)
 
 
 def test_a_missing_file_is_told(tmp_path):

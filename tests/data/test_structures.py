@@ -69,7 +69,7 @@ def read(item, model=None):
         (((A, B),), TakesTuple(), (("A", "B"),), {}, None),
         ((((A, B),), Y), TakesTuple(), (("A", "B"),), {}, "Y"),
         ({"inputs": (A, B), "labels": Y}, TakesTuple(), (), {"inputs": ("A", "B")}, "Y"),
-        ({"inputs": {"left": A, "right": [B, C]}}, TakesTuple(), (), {"inputs": {"left": "A", "right": ["B", "C"]}}, None),
+        ({"inputs": {"a": A, "b": [B, C]}}, TakesTuple(), (), {"inputs": {"a": "A", "b": ["B", "C"]}}, None),
         ((A, (B, C)), TakesState(), ("A", ("B", "C")), {}, None),
         (((A, (B, C)), Y), TakesState(), ("A", ("B", "C")), {}, "Y"),
         ((A, (B, C), Y), TakesState(), ("A", ("B", "C")), {}, "Y"),
@@ -139,8 +139,8 @@ def test_batches_of_one_structure_are_joined_and_others_are_not():
     other = Batch(args=NESTED.args, kwargs={**NESTED.kwargs, "rate": 4}, target=Y)
     with pytest.raises(ValueError, match="plain value"):
         joined([NESTED, other])
-    with pytest.raises(ValueError):
-        joined([NESTED, Batch(args=(A,))])
+    with pytest.raises(ValueError, match="mismatch"):
+        joined([NESTED, Batch(args=(A, None), kwargs=NESTED.kwargs)])
 
 
 def test_padding_is_left_behind_when_batches_are_joined():
