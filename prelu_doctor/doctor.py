@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from prelu_doctor import __version__, records
+from prelu_doctor.bare_weights import BareWeights, weights_report
 from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.deployment import onnx_file, parity
 from prelu_doctor.deployment.freezing import why_frozen
+from prelu_doctor.deployment.pt2_file import export_pt2
 from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
+from prelu_doctor.escaping import escaped
+from prelu_doctor.onnx_patient import OnnxPatient
+from prelu_doctor.onnx_scanning.scan import OnnxScan, scan_onnx
 from prelu_doctor.outputs import Writer, check_targets, write_together
-from prelu_doctor.patient import Patient, open_patient
+from prelu_doctor.patient import Patient, open_patient, open_weights_or_patient
 from prelu_doctor.samples import Samples, samples_for
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
 from prelu_doctor.treatment.conversion import Phase, Treated, Treatment, no_progress, treat
@@ -32,7 +40,7 @@ Source = Patient | nn.Module | str | Path
 
 
 def scan(
-    model: Source,
+    model: Source | BareWeights | OnnxPatient,
     data: Samples = None,
     *,
     thresholds: Thresholds | None = None,
@@ -42,7 +50,8 @@ def scan(
     """Finds every activation call of a model and which of its units are dead, on sample data.
 
     Args:
-        model: A module, a checkpoint that holds one, or an opened `Patient`. It is left as it was.
+        model: A module, a checkpoint, or an opened `Patient`. It is left as it was. Of a checkpoint that holds weights
+            alone the report has what weights alone tell; open it with `open_patient(path, arch=...)` for more.
         data: What to run through it.
         thresholds: Where rare and dormant begin.
         seed: Of synthetic data.
@@ -54,11 +63,14 @@ def scan(
     Raises:
         DoctorError: The model or the data cannot be used; the message says what was found and expected.
     """
-    patient = _opened(model)
+    patient = open_weights_or_patient(model) if isinstance(model, nn.Module | str | Path) else model
+    if isinstance(patient, BareWeights):
+        patient.check_nothing_to_run([] if data is None else ["data"])
+        return weights_report(patient)
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     told = phase or no_progress
-    found = scan_model(
-        patient.module,
+    run = partial(scan_onnx, patient.model) if isinstance(patient, OnnxPatient) else partial(scan_model, patient.module)
+    found: Scan | OnnxScan = run(
         dataset.scanned(),
         thresholds=thresholds or Thresholds(),
         progress=lambda samples: told("scanning", samples, None, None),
@@ -66,7 +78,7 @@ def scan(
     return scan_report(patient.record, dataset, found)
 
 
-def scan_report(model: records.Model, dataset: Dataset, found: Scan) -> records.ScanReport:
+def scan_report(model: records.Model, dataset: Dataset, found: Scan | OnnxScan) -> records.ScanReport:
     """The report of a scan, with its findings."""
     data = records.Data(
         source=dataset.source,
@@ -104,13 +116,21 @@ class Conversion:
     _dataset: Dataset
 
     def save(
-        self, path: str | Path, *, onnx: str | Path | None = None, opset: int | None = None, force: bool = False
+        self,
+        path: str | Path,
+        *,
+        onnx: str | Path | None = None,
+        pt2: str | Path | None = None,
+        opset: int | None = None,
+        force: bool = False,
     ) -> records.ConvertReport:
-        """Writes the converted checkpoint, and an ONNX file proved equal to it: all of it or nothing.
+        """Writes the converted checkpoint, an ONNX file and a program, both proved equal to it: all of it or nothing.
 
         Args:
-            path: `.safetensors` for one file; anything else gets a plain state dict with its recipe beside it.
+            path: `.safetensors` for one file, `.pt2` for a program of torch.export that needs neither the class nor
+                this package; anything else gets a plain state dict with its recipe beside it.
             onnx: Where an ONNX file goes, if wanted.
+            pt2: Where a program goes, if wanted beside the checkpoint.
             opset: Its operator set.
             force: Whether existing files may be replaced.
 
@@ -118,11 +138,16 @@ class Conversion:
             The report with the parity of the ONNX file and the names of what was written.
 
         Raises:
-            BrokenPromiseError: The ONNX file is not the same function; nothing was written.
+            BrokenPromiseError: The ONNX file or the program is not the same function; nothing was written.
             UsageError: A file exists already or cannot be written.
         """
-        converted = converted_writers(self.model, self.recipe, Path(path))
+        programs = [Path(target) for target in (path, pt2) if target is not None and Path(target).suffix == ".pt2"]
+        if pt2 is not None and Path(pt2) not in programs:
+            raise UsageError(f"--pt2 {escaped(pt2)}", "a file whose name ends in .pt2", "--pt2 healed.pt2")
+        converted = converted_writers(self.model, self.recipe, Path(path)) if Path(path) not in programs else []
         writers: list[tuple[Path, Writer]] = [(target, _told_as_os_error(write)) for target, write in converted]
+        for program in programs:
+            writers.append((program, functools.partial(export_pt2, self.model, self._dataset.scanned)))
         proofs: list[records.ParityReport] = []
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
@@ -156,6 +181,7 @@ def convert(
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "converted")
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
@@ -165,6 +191,7 @@ def convert(
         sites=treated.recipes,
         none_arguments=treated.none_arguments,
         functions=tuple(sorted(options.functions)),
+        method=patient.record.method,
         options=_plain_options(options),
     ).after(patient.recipe)
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
@@ -186,6 +213,7 @@ def export_onnx(
         DoctorError: The model or the data cannot be used.
     """
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "exported")
     check_targets([Path(path)], force=force)
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     proofs: list[records.ParityReport] = []
@@ -243,6 +271,16 @@ def _check_numbers(options: Treatment) -> None:
             f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
             "slopes that start within their range",
             f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
+        )
+
+
+def _check_python_model(module: nn.Module, model: records.Model, done: str) -> None:
+    """Refuses TorchScript, which is compiled and can be neither operated on nor exported."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{escaped(model.path) or 'the model'} is TorchScript, compiled code, which cannot be {done}",
+            "the model's Python class, which takes the weights out of the same file",
+            "--arch module:callable beside it, with the class that was scripted or traced",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import zipfile
 from collections.abc import Callable
 from enum import StrEnum
@@ -13,6 +14,9 @@ from prelu_doctor.escaping import escaped
 
 _HEAD_BYTES = 4096
 _LONGEST_SAFETENSORS_HEADER = 2**40  # a text that has `{` as its ninth letter reads as a far larger length
+_LONGEST_INDEX = 64 * 2**20
+WEIGHT_MAP = "weight_map"
+"""The key of an index of weights under which the file of each tensor stands."""
 _LEGACY_TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")
 _ONNX_SECOND_TAGS = frozenset({0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42})  # any ModelProto field after ir_version
 
@@ -26,6 +30,7 @@ class FileKind(StrEnum):
     PT2 = "a torch.export program (.pt2)"
     TORCH_PACKAGE = "a torch.package archive"
     SAFETENSORS = "a safetensors file"
+    SHARDED = "an index of weights in several files"
     ONNX = "an ONNX model"
     NPZ = "a NumPy .npz archive"
     NPY = "a NumPy .npy array"
@@ -68,7 +73,10 @@ def recognised(path: Path, *, error: type[DoctorError]) -> FileKind:
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise error(f"{escaped(path)}: {reason}", "a readable file", "check the path and its permissions") from problem
-    return _zip_kind(path) if head.startswith(b"PK") else _kind_by_head(head)
+    if head.startswith(b"PK"):
+        return _zip_kind(path)
+    kind = _kind_by_head(head)
+    return FileKind.SHARDED if kind is FileKind.TEXT and _is_index(path, head) else kind
 
 
 def _folder_kind(path: Path) -> FileKind:
@@ -79,6 +87,17 @@ def _folder_kind(path: Path) -> FileKind:
 
 def _kind_by_head(head: bytes) -> FileKind:
     return next((kind for kind, test in _HEAD_TESTS if test(head)), FileKind.UNKNOWN)
+
+
+def _is_index(path: Path, head: bytes) -> bool:
+    """Whether a text file is a JSON object with a `weight_map`, wherever in it that stands."""
+    try:
+        if not head.lstrip().startswith(b"{") or path.stat().st_size > _LONGEST_INDEX:
+            return False
+        content = path.read_bytes()
+        return f'"{WEIGHT_MAP}"'.encode() in content and WEIGHT_MAP in json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _looks_like_safetensors(head: bytes) -> bool:

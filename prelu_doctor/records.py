@@ -49,13 +49,15 @@ class Model(Record, frozen=True, kw_only=True):
     sha256: str
     """Of the file's bytes; empty where the model did not come from a file."""
     kind: str
-    """What the file was recognised as: torch-module, state-dict, safetensors, converted, in-memory."""
+    """What the file was recognised as: torch-module, state-dict, safetensors, torchscript, pt2, converted, in-memory."""
     parameters: Count
     """Number of parameter elements."""
     arch: str | None = None
     """The architecture the user named, where the file holds weights alone."""
     arch_args: dict[str, Any] = {}
     """Its keyword arguments."""
+    method: str | None = None
+    """What runs instead of `forward`, or the program that was taken of several."""
     non_finite: list[str] = []
     """Names of parameters and buffers that hold a NaN or an infinity."""
 
@@ -165,6 +167,95 @@ class Finding(Record, frozen=True, kw_only=True):
     evidence: dict[str, Any] = {}
 
 
+class NonFiniteTensor(Record, frozen=True, kw_only=True):
+    """A tensor of a file that holds NaN or infinities."""
+
+    tensor: str
+    elements: Count
+    nan: Count
+    infinite: Count
+    mask: bool = False
+    """True where it holds nothing but zeros and infinities of one sign, as attention masks do on purpose."""
+
+
+class ZeroSlices(Record, frozen=True, kw_only=True):
+    """Slices of a layer's weight that hold nothing but 0."""
+
+    tensor: str
+    shape: list[int]
+    slices: Literal["outputs", "inputs"]
+    """`outputs`: what writes one output; `inputs`: what reads one input."""
+    axis: Count
+    """Axis of the weight along which they lie."""
+    of: Count
+    """How many slices there are."""
+    zero: Count
+    indices: list[int]
+    """Of those that are zero; the first 10,000 of them. Empty where all are."""
+    dead: Count = 0
+    """Outputs that are dead if a ReLU follows directly: without a bias, or with one of at most 0."""
+    doubt: str = ""
+    """What else the tensor may be, so that the axis or the use is assumed; empty where names and shapes tell."""
+    may_be_padding: bool = False
+    """True where they may be the rows of an embedding that are zero on purpose."""
+
+
+class ClosedChannels(Record, frozen=True, kw_only=True):
+    """Channels of a normalisation that are dead if a ReLU follows directly."""
+
+    tensor: str
+    """Name of the scale."""
+    shift: str
+    """Name of the shift; empty where there is none."""
+    of: Count
+    """How many channels there are."""
+    running_statistics: bool
+    """True for a batch norm: what it gives in eval mode depends on how well its statistics fit the data."""
+    proved: Count
+    """Channels with scale 0 and shift <= 0: whatever comes in, no positive value comes out."""
+    proved_indices: list[int]
+    """The first 10,000 of them."""
+    probable: Count
+    """Further channels with shift + 3 |scale| <= 0: a positive value comes out only beyond 3 standard deviations."""
+    probable_indices: list[int]
+    """The first 10,000 of them."""
+
+
+class StoredSlopes(Record, frozen=True, kw_only=True):
+    """What are, or may be, the slopes of a PReLU."""
+
+    tensor: str
+    of: Count
+    """How many values there are."""
+    surety: Literal["recipe", "name", "one element", "undetermined"]
+    """What says so: the recipe of a converted file, the module's name, a single value; or nothing: one axis and no bias
+    are also what the scales of a norm without shift have."""
+    min: float | None
+    """Of those that are finite; None where none is."""
+    mean: float | None
+    max: float | None
+    flat: Count
+    """Slopes below 1e-3 in magnitude: such a PReLU is a ReLU."""
+    values: list[float | None]
+    """The first 10,000 of them; None for one that is not finite."""
+
+
+class WeightsExamination(Record, frozen=True, kw_only=True):
+    """What was looked at in a file of weights without their architecture, and what was found."""
+
+    tensors: Count
+    """Each counted once, however many names it has."""
+    floating: Count
+    """Those whose values were looked at; the others hold whole numbers or were left out."""
+    layers: Count
+    """Weights whose slices were looked at."""
+    norms: Count
+    slopes: list[StoredSlopes]
+    non_finite: list[NonFiniteTensor]
+    zero_slices: list[ZeroSlices]
+    closed_channels: list[ClosedChannels]
+
+
 class ScanReport(Record, frozen=True, kw_only=True):
     """What `scan` found: schema_version 1 of the JSON report."""
 
@@ -178,6 +269,10 @@ class ScanReport(Record, frozen=True, kw_only=True):
     totals: Totals
     findings: list[Finding]
     verdict: Verdict
+    basis: Literal["forward", "weights-only"] = "forward"
+    """`weights-only`: a file of weights whose architecture was not given, so that nothing was run."""
+    weights: WeightsExamination | None = None
+    """What weights alone told; None where a forward was run."""
 
 
 class Breach(Record, frozen=True, kw_only=True):

@@ -14,8 +14,12 @@ class Reading:
         allowed_classes: Names of classes (`package.module.Class`) that may be imported for this file; nothing that the
             file itself holds runs.
         weights_key: Where in a training dictionary the weights stand, as `ema` or `ema.shadow`; None: the usual keys.
+        weights_alone: True where the user names the architecture, so that no module need be built.
+        method: Which of a file's programs to take, and what to run instead of `forward`.
     """
 
     trust: bool = False
     allowed_classes: tuple[str, ...] = ()
     weights_key: str | None = None
+    weights_alone: bool = False
+    method: str | None = None

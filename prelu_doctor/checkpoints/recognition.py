@@ -8,19 +8,26 @@ from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.file_kinds import FileKind, recognised
 
-_READABLE = frozenset({FileKind.TORCH_ZIP, FileKind.TORCH_LEGACY, FileKind.SAFETENSORS})
+_READABLE = frozenset(
+    {
+        FileKind.TORCH_ZIP,
+        FileKind.TORCH_LEGACY,
+        FileKind.SAFETENSORS,
+        FileKind.SHARDED,
+        FileKind.TORCHSCRIPT,
+        FileKind.PT2,
+        FileKind.HUGGING_FACE_FOLDER,
+        FileKind.DISTRIBUTED_FOLDER,
+        FileKind.FOLDER,
+    }
+)
 _SAVE_STATE = "torch.save(model.state_dict(), 'weights.pt')"
 _FROM_ORIGINAL = f"in Python, take the original model and write {_SAVE_STATE}, then pass --arch module:callable"
-_EXPECTED = "a torch.save or safetensors file"
-
+_EXPECTED = "a torch.save, safetensors, TorchScript or torch.export file, or a folder of weights"
 # Formats that are a model, but not one that is read today; "not supported yet" stands in their message.
 _NOT_YET: dict[FileKind, str] = {
-    FileKind.TORCHSCRIPT: _FROM_ORIGINAL,
-    FileKind.PT2: _FROM_ORIGINAL,
     FileKind.TORCH_PACKAGE: _FROM_ORIGINAL,
     FileKind.ONNX: "give the PyTorch checkpoint that the ONNX file was exported from",
-    FileKind.HUGGING_FACE_FOLDER: "give the weights file in the folder (model.safetensors) and --arch module:callable",
-    FileKind.DISTRIBUTED_FOLDER: "make one file: python -m torch.distributed.checkpoint.format_utils dcp_to_torch",
 }
 _REMEDIES: dict[FileKind, str] = {
     FileKind.BROKEN_ZIP: "copy or download it again, or save it anew",
@@ -32,7 +39,6 @@ _REMEDIES: dict[FileKind, str] = {
     FileKind.TAR: "unpack it first; a tar file that an old torch.save wrote must be saved anew",
     FileKind.NPZ: "give it to --data, if it holds samples",
     FileKind.NPY: "give it to --data, if it holds samples",
-    FileKind.FOLDER: "name the checkpoint file in it",
 }
 
 

@@ -11,11 +11,11 @@ import typer
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import FormatOfCheck, GateFormat
 from prelu_doctor.cli.inputs import Inputs
-from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress, note, show
+from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress, note, say, show
 from prelu_doctor.errors import DoctorError, UsageError
 
 if TYPE_CHECKING:
-    from prelu_doctor.records import ModelVerdict
+    from prelu_doctor.records import ModelVerdict, ScanReport
 
 NAME = "check"
 
@@ -91,16 +91,35 @@ def _judged(
     debug: bool,
 ) -> ModelVerdict:
     """One checkpoint's verdict; a file that cannot be scanned is undecided and does not stop the others."""
-    from prelu_doctor.doctor import scan
     from prelu_doctor.gate.judgement import judge, undecided
 
     try:
-        patient = inputs.patient(file)
-        if patient.note:
-            note(f"{file}: {patient.note}", quiet=quiet)
-        report = scan(patient, inputs.dataset(patient), phase=phase)
+        report = _report_of(file, inputs=inputs, phase=phase, quiet=quiet)
     except DoctorError as error:
         if debug:
             show(error, debug=True)
+        else:  # the report has the whole of it
+            say(f"error: {_named(file, error)}")
         return undecided(str(file), str(error))
     return judge(report, allow_synthetic=allow_synthetic, **limits)
+
+
+def _named(file: Path, error: DoctorError) -> str:
+    """What was found, in one line that names the file."""
+    from prelu_doctor.escaping import escaped, plain
+
+    found = error.found.partition("\n")[0]
+    return found if any(name in found for name in (plain(str(file)), escaped(file))) else f"{plain(str(file))}: {found}"
+
+
+def _report_of(file: Path, *, inputs: Inputs, phase: Phase, quiet: bool) -> ScanReport:
+    from prelu_doctor.bare_weights import BareWeights, weights_report
+
+    examined = inputs.weights_or_patient(file)
+    if examined.note:
+        note(f"{file}: {examined.note}", quiet=quiet)
+    if isinstance(examined, BareWeights):
+        return weights_report(examined)
+    from prelu_doctor.doctor import scan  # it brings the exporters, which weights alone do not need
+
+    return scan(examined, inputs.dataset(examined), phase=phase)

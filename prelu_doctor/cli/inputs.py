@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prelu_doctor.errors import UsageError
 
 if TYPE_CHECKING:
+    from prelu_doctor.bare_weights import BareWeights
     from prelu_doctor.data.batches import Dataset
+    from prelu_doctor.onnx_patient import OnnxPatient
     from prelu_doctor.patient import Patient
 
 
@@ -33,33 +35,59 @@ class Inputs:
     def files(self, *checkpoints: Path) -> list[Path]:
         """Every file that a run on these checkpoints reads, as far as it can be told; none may be written."""
         from prelu_doctor.checkpoints.recipes import RECIPE_SUFFIX
+        from prelu_doctor.checkpoints.sharded import shards_of
 
         recipes = [
             checkpoint.with_name(checkpoint.name + RECIPE_SUFFIX) for checkpoint in checkpoints if checkpoint.name
         ]
         specs = [Path(spec) for spec in (self.arch, self.data) if spec]
         code = [Path(str(spec).rpartition(":")[0]) for spec in specs if ":" in str(spec)]
-        folders = [spec for spec in specs if spec.is_dir()]
-        return [*checkpoints, *recipes, *specs, *code, *(file for folder in folders for file in folder.rglob("*"))]
+        folders = [path for path in (*specs, *checkpoints) if path.is_dir()]
+        shards = [shard for index in checkpoints if index.suffix == ".json" for shard in shards_of(index)]
+        inside = [file for folder in folders for file in folder.rglob("*")]
+        return [*checkpoints, *recipes, *specs, *code, *shards, *inside]
 
     def patient(self, checkpoint: Path) -> Patient:
         """The model in a checkpoint."""
-        from prelu_doctor.checkpoints.architecture import parse_arch_args
         from prelu_doctor.patient import open_patient
 
-        arguments = parse_arch_args(self.arch_args)
-        return open_patient(
-            checkpoint,
-            arch=self.arch,
-            arch_args=arguments,
-            trust=self.trust,
-            allow_classes=self.allow_classes,
-            weights_key=self.weights_key,
-            method=self.method,
-            device=self.device,
-        )
+        return open_patient(checkpoint, **self._opening())
 
-    def dataset(self, patient: Patient) -> Dataset:
+    def weights_or_patient(self, checkpoint: Path) -> Patient | BareWeights | OnnxPatient:
+        """The model in a checkpoint, or its weights where it holds no more and `--arch` does not tell the rest."""
+        from prelu_doctor.bare_weights import BareWeights
+        from prelu_doctor.patient import open_weights_or_patient
+
+        examined = open_weights_or_patient(checkpoint, **self._opening())
+        if isinstance(examined, BareWeights):
+            examined.check_nothing_to_run(self._for_a_forward())
+        return examined
+
+    def _opening(self) -> dict[str, Any]:
+        from prelu_doctor.checkpoints.architecture import parse_arch_args
+
+        return {
+            "arch": self.arch,
+            "arch_args": parse_arch_args(self.arch_args),
+            "trust": self.trust,
+            "allow_classes": self.allow_classes,
+            "weights_key": self.weights_key,
+            "method": self.method,
+            "device": self.device,
+        }
+
+    def _for_a_forward(self) -> list[str]:
+        """The options that were given, and that say something about a forward."""
+        given = {
+            "--arch-arg": bool(self.arch_args),
+            "--data": self.data is not None,
+            "--input-shape": bool(self.input_shapes),
+            "--max-samples": self.max_samples is not None,
+            "--method": self.method is not None,
+        }
+        return [option for option, is_given in given.items() if is_given]
+
+    def dataset(self, patient: Patient | OnnxPatient) -> Dataset:
         """The sample data for a model."""
         from prelu_doctor.data.sources import open_dataset
 

@@ -40,6 +40,7 @@ def run(
 ) -> None:
     """Find every ReLU call of a model and which of its units are dead.
 
+    Of weights alone, without --arch, it tells what weights can tell.
     Findings do not change the exit code; `prelu-doctor check` is the gate.
     """
     inputs = Inputs(
@@ -57,14 +58,19 @@ def run(
         method=method,
     )
     with exit_codes(debug=debug):
-        from prelu_doctor.doctor import scan
+        from prelu_doctor.bare_weights import BareWeights, weights_report
         from prelu_doctor.outputs import check_targets
-        from prelu_doctor.scanning.scan import Thresholds
 
         check_targets([output] if output else [], force=force, inputs=inputs.files(checkpoint))
-        patient = inputs.patient(checkpoint)
-        if patient.note:
-            note(patient.note, quiet=quiet)
+        examined = inputs.weights_or_patient(checkpoint)
+        if examined.note:
+            note(examined.note, quiet=quiet)
+        if isinstance(examined, BareWeights):
+            deliver(weights_report(examined), form, output, force=force, quiet=quiet)
+            return
+        from prelu_doctor.doctor import scan  # it brings the exporters, which weights alone do not need
+        from prelu_doctor.scanning.scan import Thresholds
+
         with live_progress(quiet=quiet) as phase:
-            report = scan(patient, inputs.dataset(patient), thresholds=Thresholds(rare, tau), phase=phase)
+            report = scan(examined, inputs.dataset(examined), thresholds=Thresholds(rare, tau), phase=phase)
         deliver(report, form, output, force=force, quiet=quiet)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from prelu_doctor.checkpoints.onnx_protobuf import opset_of
 from prelu_doctor.data.batches import Batch
 from prelu_doctor.deployment.eager import eager_outputs, named_inputs, named_tensors
-from prelu_doctor.deployment.onnx_graph import opset_of, tidy
+from prelu_doctor.deployment.onnx_graph import tidy
 from prelu_doctor.deployment.quiet import quiet
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError
 from prelu_doctor.undisturbed import undisturbed

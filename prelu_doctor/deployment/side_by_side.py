@@ -72,7 +72,7 @@ class SideBySide:
         if len(inputs) == len(wanted) and not set(inputs) & set(wanted):
             return dict(zip(wanted, inputs.values(), strict=True))
         raise DataError(
-            f"{escaped(self.onnx_file.path)} wants the inputs {listed(wanted)}; the data has {listed(inputs)}",
+            f"{escaped(self.onnx_file.stored.path)} wants the inputs {listed(wanted)}; the data has {listed(inputs)}",
             "the same inputs on both sides",
             "name the arrays of the data file like the file's inputs, or export the model again",
         )

@@ -9,8 +9,8 @@ import msgspec
 import onnx
 from torch import Tensor, nn
 
+from prelu_doctor.checkpoints.onnx_protobuf import all_nodes
 from prelu_doctor.deployment.comparison import compare, failed
-from prelu_doctor.deployment.onnx_graph import all_nodes
 from prelu_doctor.deployment.onnx_session import OnnxSession
 from prelu_doctor.records import ParityCheck
 from prelu_doctor.treatment.prelu import AxisPReLU
@@ -22,15 +22,16 @@ def compare_slopes(model: nn.Module, onnx_file: OnnxSession, source: Literal["da
     Those that agree are one check together. Batch size is 0: no input has a part in it. Needs the node names that
     `export_onnx` gives (`features.2/PRelu`); in files from elsewhere there is nothing to compare by.
     """
-    stored = {tensor.name: tensor for tensor in onnx_file.model.graph.initializer}
+    content = onnx_file.stored.model
+    tensors = {tensor.name: tensor for tensor in content.graph.initializer}
     modules = dict(model.named_modules())
     checks = []
-    for node in (node for node in all_nodes(onnx_file.model) if node.op_type == "PRelu"):
+    for node in (node for node in all_nodes(content) if node.op_type == "PRelu"):
         module = modules.get(re.sub(r"/PRelu(#\d+)?$", "", node.name))
         if not isinstance(module, nn.PReLU | AxisPReLU):
             continue
         name = f"slopes of {node.name}"
-        tensor = stored.get(node.input[1])
+        tensor = tensors.get(node.input[1])
         checks.append(
             _compare_slope(name, module.weight, tensor, onnx_file, source)
             if tensor is not None
@@ -46,7 +47,7 @@ def _compare_slope(
     onnx_file: OnnxSession,
     source: Literal["data", "synthetic"],
 ) -> ParityCheck:
-    values = onnx.numpy_helper.to_array(tensor, base_dir=str(onnx_file.path.parent)).reshape(-1)
+    values = onnx_file.stored.tensor(tensor).reshape(-1)
     return compare(name, weight.flatten(), values, batch_size=0, source=source, tolerance=0.0)
 
 

@@ -35,6 +35,11 @@ def findings(model: Model, data: Data, sites: Sequence[Site], unresolved: Sequen
     """
     examined = _Examined(model, data, sites, unresolved)
     found = [finding for code in sorted(_CHECKS) for finding in _CHECKS[code](examined)]
+    return gravest_first(found)
+
+
+def gravest_first(found: Sequence[Finding]) -> list[Finding]:
+    """The findings: errors, then warnings, then notes; within these as they were."""
     return sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity))
 
 
@@ -106,7 +111,7 @@ def _silent_outputs(examined: _Examined) -> Iterator[Finding]:
 def _non_finite_weights(examined: _Examined) -> Iterator[Finding]:
     names = examined.model.non_finite
     if names:
-        message = f"tensors that hold NaN or infinity: {len(names)} ({_listed(names)})"
+        message = f"tensors that hold NaN or infinity: {len(names)} ({listed(names)})"
         yield _finding("PD201", message, tensors=list(names))
 
 
@@ -160,7 +165,7 @@ def _nothing_to_examine(examined: _Examined) -> Iterator[Finding]:
 def _unresolved(examined: _Examined) -> Iterator[Finding]:
     if examined.unresolved:
         names = [item.id for item in examined.unresolved]
-        message = f"activations that could not be placed or were never reached: {len(names)} ({_listed(names)})"
+        message = f"activations that could not be placed or were never reached: {len(names)} ({listed(names)})"
         yield _finding("PD401", message, unresolved=names)
 
 
@@ -234,7 +239,8 @@ def _death(site: Site) -> dict[str, Any]:
     }
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     rest = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -203,6 +203,93 @@ _RULES = (
         "row was counted as one. Rows of one sample resemble each other: the firing-rate bound is then too small.",
         "Read the site's counts as shares of rows, and scan more samples than the bound asks for.",
     ),
+    Rule(
+        "PD501",
+        "weights alone were looked at",
+        "note",
+        "The file holds weights alone and no `--arch` was given, so nothing was run. Weights tell values that are not "
+        "finite, slices that are zero, norm channels that a ReLU behind them would close, and slopes. They do not tell "
+        "which activation calls there are, what follows which layer, or what fires on real samples: the verdict is "
+        "`undecided` unless a weight is not finite. What a tensor is for is read off its name and its shape; where "
+        "these leave a doubt, the finding names it.",
+        "Give the architecture with `--arch module:callable`, `--arch path/to/file.py:callable` or `--arch` with a "
+        "file that holds the module, and samples with `--data`. The report then has every call, its dead units, "
+        "the layers around it, and a confidence for each count.",
+    ),
+    Rule(
+        "PD502",
+        "a layer's outputs with all-zero weights",
+        "warning",
+        "Every weight that writes these outputs is 0, so each is a constant: its bias. With a bias of at most 0, or "
+        "none, it is dead if a ReLU follows directly, whatever comes in; a normalisation in between adds its shift. "
+        "Usual causes are pruning, weight decay on units that no longer get a gradient, and layers that start at zero "
+        "on purpose (the last of a residual branch, LoRA). Of an embedding the padding row is zero on purpose: where "
+        "it may be that, this is a note.",
+        "Scan with `--arch` and `--data` to see whether a ReLU follows, and convert to bring such units back. Pruned "
+        "filters can be cut out.",
+    ),
+    Rule(
+        "PD503",
+        "norm channels that are closed for sure",
+        "warning",
+        "The scale of these channels is 0 and their shift is at most 0: whatever comes in, what goes out is the "
+        "shift. A ReLU that follows directly gives 0 for every finite input, without a gradient for the layers before. "
+        "A norm whose scales and shifts are all 0 may be one that starts a residual branch at zero on purpose; what "
+        "follows is then a sum and no ReLU.",
+        "Scan with `--arch` and `--data` to see what follows. `prelu-doctor convert` gives such channels scale 1, "
+        "shift 0 and weights of their own again.",
+    ),
+    Rule(
+        "PD504",
+        "norm channels that are probably closed",
+        "note",
+        "The shift of these channels lies 3 scales or more below 0. A normalised input has mean 0 and variance 1 over "
+        "the batch (or over its group), so that few values, if any, come out positive, and a ReLU that follows "
+        "directly is silent on nearly all samples. It is no proof: the input may have a long tail, a batch norm in "
+        "eval mode uses running statistics that need not fit the data, and what looks like a norm may be a "
+        "bare scaling.",
+        "Scan with `--arch` and `--data`: that counts how often each unit fires and says how sure it is.",
+    ),
+    Rule(
+        "PD505",
+        "slopes of PReLUs",
+        "note",
+        "These tensors are, or may be, the slopes of a PReLU. The recipe of a converted file or the module's name "
+        "says so, or a single value does; a lone tensor of one axis may as well be the scales of a norm without shift "
+        "(RMSNorm, LayerNorm without bias). A slope below 1e-3 in magnitude makes the PReLU a ReLU, so that its unit "
+        "can die; a slope of 1 makes it do nothing.",
+        "Nothing needs to be done. Slopes that are negative or far above 1 are worth a look at the learning rate and "
+        "weight decay they were trained with.",
+    ),
+    Rule(
+        "PD506",
+        "inputs that a layer does not read",
+        "note",
+        "Every weight that reads these inputs is 0, so that what comes in there goes nowhere in this layer. `convert` "
+        "makes such columns on purpose behind units that it revived, pruning leaves them, and training may fill them "
+        "again. Without a bias a transposed convolution cannot be told from a convolution: its inputs are outputs "
+        "then.",
+        "Nothing, if the file was converted or pruned. Else the units that feed these inputs can be cut out, unless "
+        "another layer reads them.",
+    ),
+    Rule(
+        "PD507",
+        "tensors that look like masks",
+        "note",
+        "These tensors hold nothing but zeros and infinities of one sign, as an attention mask does on purpose, and "
+        "their names are not those of weights, biases or statistics. They are not counted as weights that are not "
+        "finite.",
+        "Nothing, if they are masks. If one is a parameter, it has overflowed: take an earlier checkpoint.",
+    ),
+    Rule(
+        "PD508",
+        "tensors that were not looked at",
+        "note",
+        "The values of these tensors were not examined: they hold no data (meta), are sparse or quantised, lie in the "
+        "memory of fewer elements than they claim, or have a type that torch cannot compute with. The report says "
+        "nothing about them.",
+        "The reason stands with each tensor in the report. Save plain, dense tensors to have them looked at.",
+    ),
 )
 
 RULES: dict[str, Rule] = {entry.code: entry for entry in _RULES}

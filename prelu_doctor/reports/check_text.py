@@ -49,6 +49,8 @@ def _line(judged: ModelVerdict) -> Text:
 
 def _about(report: ScanReport) -> str:
     totals = report.totals
+    if report.weights is not None:
+        return f"weights-only, {count(report.weights.tensors, 'tensor')}, nothing was run"
     noise = "synthetic " if report.data.synthetic else ""
     return (
         f"{totals.dead:,} of {count(totals.units, 'unit')} dead ({percent(totals.dead_fraction)}), "
@@ -104,5 +106,6 @@ def _scan_command(judged: ModelVerdict) -> list[str]:
     words = ["prelu-doctor\0scan\0" + judged.path]
     if judged.report is None:
         return words
-    data = [] if judged.report.data.synthetic else [f"--data\0{judged.report.data.source}"]
+    no_data = judged.report.data.synthetic or judged.report.basis == "weights-only"
+    data = [] if no_data else [f"--data\0{judged.report.data.source}"]
     return [*words, *arch_words(judged.report.model), *data]

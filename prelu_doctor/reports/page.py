@@ -47,7 +47,7 @@ def facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
     return table
 
 
-def model_facts(model: Model, data: Data | None = None) -> Table:
+def model_facts(model: Model, data: Data | None = None, further: Iterable[tuple[str, str | Text]] = ()) -> Table:
     """What was examined, and on what."""
     about = [plain(model.kind), count(model.parameters, "parameter")]
     if model.sha256:
@@ -57,7 +57,7 @@ def model_facts(model: Model, data: Data | None = None) -> Table:
         rows.append(("data", data.source))
         figures = [count(data.samples, "sample"), *([data.contents] if data.contents else []), f"seed {data.seed}"]
         rows.append(("", ", ".join(figures)))
-    return facts(rows)
+    return facts([*rows, *further])
 
 
 def verdict_word(verdict: Verdict) -> Text:

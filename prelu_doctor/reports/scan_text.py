@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from prelu_doctor.escaping import plain
-from prelu_doctor.records import Finding, ScanReport, Site
+from prelu_doctor.records import ScanReport, Site
 from prelu_doctor.reports.figures import count, listed, percent
-from prelu_doctor.reports.glyphs import Glyphs, glyphs
+from prelu_doctor.reports.finding_list import finding_list, not_examined
+from prelu_doctor.reports.glyphs import glyphs
 from prelu_doctor.reports.page import (
     arch_words,
     command_lines,
@@ -21,22 +21,18 @@ from prelu_doctor.reports.page import (
     model_facts,
     more,
     prose,
-    severity_word,
     synthetic_banner,
     title,
     verdict_word,
 )
 from prelu_doctor.reports.site_rows import dead_share
 from prelu_doctor.reports.site_table import SiteTable
+from prelu_doctor.reports.weights_text import WeightsPage
 
 WORST = 5
 """Sites that the summary names."""
-LISTED = 10
-"""Unresolved calls that are listed."""
 UNITS_LISTED = 8
 WRITERS_LISTED = 4
-ID_WIDTH = 60
-"""Cells of a site's id in the list of findings; the list of the worst sites has the whole of it."""
 REVIVING_BOUND = 0.01
 """`convert` revives a unit only where its firing-rate bound is at most this."""
 SAMPLES_TO_REVIVE = 299
@@ -50,7 +46,7 @@ _ON_NOISE = (
 
 def scan_report(report: ScanReport) -> RenderableType:
     """The report as a page that lays itself out for the width and the encoding of its console."""
-    return _ScanPage(report)
+    return _ScanPage(report) if report.weights is None else WeightsPage(report, report.weights)
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,8 @@ class _ScanPage:
             yield SiteTable(report.sites)
         yield from _totals(report)
         yield from _worst_sites(report)
-        yield from _findings(report, glyphs(options))
-        yield from _unresolved(report)
+        yield from finding_list(report.findings, glyphs(options))
+        yield from not_examined(report.unresolved)
         yield from _next_steps(report, options.max_width)
 
 
@@ -128,38 +124,6 @@ def _site_lines(site: Site) -> Text:
 
 def _unit_list(units: list[int]) -> str:
     return f"dead: {listed([str(unit) for unit in units], UNITS_LISTED)}"
-
-
-def _findings(report: ScanReport, signs: Glyphs) -> Iterator[RenderableType]:
-    """One line a code: its first message, and at how many other sites it was found."""
-    if not report.findings:
-        return
-    yield heading("Findings")
-    rows = []
-    for _, group in groupby(report.findings, key=lambda finding: (finding.severity, finding.code)):
-        found = list(group)
-        rows.append((severity_word(found[0].severity), Text(plain(found[0].code)), _finding_line(found, signs)))
-    yield listing(rows)
-
-
-def _finding_line(found: list[Finding], signs: Glyphs) -> Text:
-    first, line = found[0], Text(overflow="fold")
-    if first.site is not None:
-        line.append(signs.cut_left(plain(first.site), ID_WIDTH), style="bold")
-        line.append(": ")
-    line.append(plain(first.message))
-    if len(found) > 1:
-        line.append(f" (and at {count(len(found) - 1, 'more site')})", style="dim")
-    return line
-
-
-def _unresolved(report: ScanReport) -> Iterator[RenderableType]:
-    if not report.unresolved:
-        return
-    yield heading("Not examined")
-    for item in report.unresolved[:LISTED]:
-        yield listing([(Text("-"), Text.assemble((plain(item.id), "bold"), ": ", plain(item.reason), overflow="fold"))])
-    yield from more(len(report.unresolved), LISTED, "item")
 
 
 def _next_steps(report: ScanReport, width: int) -> Iterator[RenderableType]:

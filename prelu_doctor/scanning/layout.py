@@ -16,6 +16,9 @@ from prelu_doctor.sites.find import FoundSite
 from prelu_doctor.sites.graph import Call, Graph
 from prelu_doctor.sites.trace import trace
 
+Prints = dict[tuple[str, ...], list[Tensor]]
+"""By the path of an activation call, for each axis of its pre-activation `[length]` numbers, which move with it."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -74,11 +77,7 @@ def _pair(tensor: Tensor, unit_axis: int) -> Tensor:
 def find_layouts(
     model: nn.Module, batch: Batch, sites: list[FoundSite], functions: Collection[Function] = RECOGNISED
 ) -> dict[str, Layout]:
-    """Tells where each site holds its samples by changing one sample, then another, and looking at what moves.
-
-    Where too little moves to tell, a third sample is added to two: the axis that grows is the samples'. A whole call
-    of one sample holds nothing else; of several, its first tensor alone is changed, and where nothing moves, nothing
-    is told.
+    """Tells where each site of a module holds its samples.
 
     Args:
         model: The traced model.
@@ -89,15 +88,33 @@ def find_layouts(
     Returns:
         A layout for every site id.
     """
+    return layouts_told_by(lambda changed: _prints(model, changed, functions), batch, sites)
+
+
+def layouts_told_by(prints_of: Callable[[Batch], Prints], batch: Batch, sites: list[FoundSite]) -> dict[str, Layout]:
+    """Tells where each site holds its samples by changing one sample, then another, and looking at what moves.
+
+    Where too little moves to tell, a third sample is added to two: the axis that grows is the samples'. A whole call
+    of one sample holds nothing else; of several, its first tensor alone is changed, and where nothing moves, nothing
+    is told.
+
+    Args:
+        prints_of: Runs a batch, and gives the fingerprint of every pre-activation along each of its axes.
+        batch: Two samples, or what the model takes.
+        sites: The sites, found on this batch.
+
+    Returns:
+        A layout for every site id.
+    """
     if batch.size == 1:
         return {site.id: Layout(lone=True) for site in sites}
-    original, first, second = (_prints(model, changed, functions) for changed in (batch, *_changed_samples(batch)))
+    original, first, second = (prints_of(changed) for changed in (batch, *_changed_samples(batch)))
     fitting = {
         site.id: _fitting(site, batch, *(prints.get(site.position.path) for prints in (original, first, second)))
         for site in sites
     }
     if batch.resizable and any(len(layouts) > 1 for layouts in fitting.values()):
-        grown = _prints_of_three(model, batch, functions)
+        grown = _prints_of_three(prints_of, batch)
         for site in sites:
             path = site.position.path
             layouts = fitting[site.id]
@@ -106,11 +123,9 @@ def find_layouts(
     return {name: layouts[0] if len(layouts) == 1 else Layout(known=False) for name, layouts in fitting.items()}
 
 
-def _prints_of_three(
-    model: nn.Module, batch: Batch, functions: Collection[Function]
-) -> dict[tuple[str, ...], list[Tensor]]:
+def _prints_of_three(prints_of: Callable[[Batch], Prints], batch: Batch) -> Prints:
     try:
-        return _prints(model, batch.take(torch.tensor([0, 1, 0])), functions)
+        return prints_of(batch.take(torch.tensor([0, 1, 0])))
     except ForwardError:  # a model may take batches of certain sizes only
         return {}
 
@@ -161,19 +176,19 @@ def _reversed(tensor: Tensor, sample: int) -> Tensor:
     return tensor[sample].flip(-1) if tensor.dim() > 1 else tensor[sample]
 
 
-def _prints(model: nn.Module, batch: Batch, functions: Collection[Function]) -> dict[tuple[str, ...], list[Tensor]]:
-    prints = _Prints()
+def _prints(model: nn.Module, batch: Batch, functions: Collection[Function]) -> Prints:
+    prints = _Fingerprints()
     trace(model, batch, prints, functions)
     return prints.seen
 
 
-class _Prints:
+class _Fingerprints:
     """A fingerprint of every pre-activation: its values summed along each axis but one."""
 
     ops: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
-        self.seen: dict[tuple[str, ...], list[Tensor]] = {}
+        self.seen: Prints = {}
 
     def before(self, graph: Graph, call: Call, tensor: Tensor) -> None:
         assert call.position is not None

@@ -93,13 +93,19 @@ def scan_model(
         raise DataError("the data holds no samples", "at least one sample", "check --data and --max-samples")
     owners = Counter(_slope_name(examined) for examined in probe.examined.values())
     tied = {name for name, sites in owners.items() if name and sites > 1}
-    sites = [_record(examined, model, thresholds, tied) for examined in probe.examined.values()]
+    sites = [site_record(examined, _slopes(examined, model, tied), thresholds) for examined in probe.examined.values()]
     return Scan(probe, sites, probe.sites.unresolved, samples)
 
 
-def _record(examined: Examined, model: nn.Module, thresholds: Thresholds, tied: Collection[str]) -> records.Site:
+def site_record(examined: Examined, slopes: records.Slopes | None, thresholds: Thresholds) -> records.Site:
+    """What the report says of a site.
+
+    Args:
+        examined: The site and its counts.
+        slopes: Of a PReLU or LeakyReLU.
+        thresholds: Where rare and dormant begin.
+    """
     site, tally = examined.site, examined.tally
-    slopes = _slopes(examined, model, tied)
     silent = tally.fired == 0
     learnable = _learnable(site, slopes)
     output = is_output(examined.graph, examined.calls)
@@ -145,17 +151,30 @@ def _indices(mask: Tensor) -> list[int]:
 def _slopes(examined: Examined, model: nn.Module, tied: Collection[str]) -> records.Slopes | None:
     """The slopes of a PReLU (read from its parameter) or LeakyReLU (its constant)."""
     site = examined.site
-    slope = site.activation.slope
-    if slope is not None:
-        return records.Slopes(shape="constant", min=slope, mean=slope, max=slope, values=[slope])
+    if site.activation.slope is not None:
+        return constant_slope(site.activation.slope)
     name = _slope_name(examined)
     weight = dict((*model.named_parameters(), *model.named_buffers())).get(name) if name else None
-    if weight is None:
-        return None
+    return None if weight is None else learned_slopes(weight, site.units, tied=name in tied)
+
+
+def constant_slope(slope: float) -> records.Slopes:
+    """The slope of a LeakyReLU."""
+    return records.Slopes(shape="constant", min=slope, mean=slope, max=slope, values=[slope])
+
+
+def learned_slopes(weight: Tensor, units: int, *, tied: bool) -> records.Slopes:
+    """The slopes of a PReLU.
+
+    Args:
+        weight: Its parameter.
+        units: Of its site.
+        tied: Whether other sites use it too.
+    """
     values = weight.detach().double().flatten().cpu()
-    by_channel = len(values) == site.units and site.units > 1
+    by_channel = len(values) == units and units > 1
     return records.Slopes(
-        shape="tied" if name in tied else "channel" if by_channel else "site",
+        shape="tied" if tied else "channel" if by_channel else "site",
         min=float(values.min()),
         mean=float(values.mean()),
         max=float(values.max()),

@@ -46,14 +46,28 @@ class Tally:
         peak = active.amax(2)
         if peak.is_floating_point() and bool(peak.isnan().any()):
             peak = active.nan_to_num(nan=0.0).amax(2)
-        fired = peak > 0
+        size = output if self.function in RECTIFIERS else output.abs()
+        self.add(
+            fired=peak > 0,
+            positive=_counted(active),
+            positions=active.shape[0] * active.shape[2],
+            magnitude=size.sum(2, dtype=torch.float64 if output.dtype == torch.float64 else torch.float32),
+        )
+
+    def add(self, *, fired: Tensor, positive: Tensor, positions: int, magnitude: Tensor) -> None:
+        """Counts one call of the site that somebody else has looked at.
+
+        Args:
+            fired: `[N, C]` booleans: the unit fires on the sample.
+            positive: int64 `[C]`: positions of all samples at which it does.
+            positions: Positions of all samples.
+            magnitude: `[N, C]`: sums of |h| over the positions of a sample; NaN where one of them was.
+        """
         if self._pending is not None and self._pending.shape != fired.shape:
             self.commit()
         self._pending = fired if self._pending is None else self._pending | fired
-        self.positive += _counted(active)
-        self.positions += active.shape[0] * active.shape[2]
-        size = output if self.function in RECTIFIERS else output.abs()
-        magnitude = size.sum(2, dtype=torch.float64 if output.dtype == torch.float64 else torch.float32)
+        self.positive += positive
+        self.positions += positions
         self.saw_nan |= bool(magnitude.isnan().any())
         self.magnitude.add(torch.nan_to_num(magnitude.double(), nan=0.0, posinf=0.0, neginf=0.0))
 

@@ -1,5 +1,4 @@
-import argparse
-import datetime
+import email.message
 import io
 import os
 import pickle
@@ -7,6 +6,7 @@ import struct
 import sys
 import warnings
 import zipfile
+import zoneinfo
 from collections import OrderedDict
 
 import numpy as np
@@ -74,9 +74,10 @@ def test_a_hostile_plain_pickle_does_not_run(tmp_path, attack, marker):
 
 
 def test_all_classes_that_are_not_torchs_are_named(saved):
-    content = {"model": nn.Linear(1, 1), "args": argparse.Namespace(lr=0.1), "when": datetime.date(2020, 1, 1)}
+    content = {"model": nn.Linear(1, 1), "pool": email.message.Message(), "when": zoneinfo.ZoneInfo("UTC")}
     message = refusal(saved(content))
-    assert "'argparse.Namespace', 'datetime.date'" in message
+    assert "'email.message.Message', " in message
+    assert "'zoneinfo.ZoneInfo._unpickle'" in message or "'builtins.getattr'" in message
     assert "torch.nn.modules" not in message
 
 
@@ -155,10 +156,13 @@ def chain(levels):
         (with_attribute("forward", 3), "'forward'"),
         (with_attribute("eval", 3), "'eval'"),
         (with_attribute("hidden", nn.Linear(2, 2)), "'hidden'"),
-        (with_attribute("kind", nn.Linear), "'kind'"),
+        (with_attribute("kind", torch.relu_), "builtins.getattr"),
+        (with_attribute("register_buffer", nn.Linear), "'register_buffer'"),
         (with_attribute("_forward_hooks", OrderedDict({0: nn.ReLU()})), "'_forward_hooks'"),
         (with_attribute("_forward_pre_hooks", OrderedDict({0: nn.ReLU()})), "'_forward_pre_hooks'"),
         (with_attribute("_state_dict_hooks", [nn.ReLU()]), "'_state_dict_hooks'"),
+        (with_attribute("_forward_hooks", OrderedDict({0: nn.functional.relu})), "'_forward_hooks'"),
+        (with_attribute("forward", nn.functional.relu), "'forward'"),
         (containing_itself(), "contains itself"),
         (doubling(40), "too many times"),
     ],
@@ -289,7 +293,7 @@ def test_other_zips_are_no_checkpoints(tmp_path):
 def test_folders_are_no_checkpoints(tmp_path):
     assert "a folder" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert "Hugging Face model; this is not supported yet" in refusal(tmp_path)
+    assert "a folder without a file of weights" in refusal(tmp_path)
 
 
 def test_a_missing_file_is_told(tmp_path):

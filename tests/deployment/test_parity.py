@@ -403,10 +403,10 @@ def test_an_invalid_graph_is_refused(tmp_path):
 
 
 def test_an_operator_the_runtime_lacks_is_refused(tmp_path, capfd):
-    node = helper.make_node("Conjure", ["x"], ["output"], domain="nowhere")
+    node = helper.make_node("Conjure", ["x"], ["output"], domain="com.microsoft")
     path = handmade(tmp_path, [node], inputs=["x"], outputs=[("output", TensorProto.FLOAT, ["n", 4])])
     proto = onnx.load(path)
-    proto.opset_import.append(helper.make_opsetid("nowhere", 1))
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save_model(proto, path)
     with pytest.raises(CheckpointError, match="onnxruntime"):
         parity(Returns(torch.clone), path, ROWS)

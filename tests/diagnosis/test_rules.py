@@ -4,6 +4,7 @@ import pytest
 
 from prelu_doctor.diagnosis.findings import _CHECKS
 from prelu_doctor.diagnosis.rules import RULES, explain, rule
+from prelu_doctor.diagnosis.weight_findings import WEIGHT_CHECKS
 from prelu_doctor.errors import UsageError
 
 STABLE = {
@@ -22,6 +23,14 @@ STABLE = {
     "PD401": "note",
     "PD402": "note",
     "PD403": "note",
+    "PD501": "note",
+    "PD502": "warning",
+    "PD503": "warning",
+    "PD504": "note",
+    "PD505": "note",
+    "PD506": "note",
+    "PD507": "note",
+    "PD508": "note",
 }
 
 
@@ -30,7 +39,7 @@ def test_codes_and_their_severities_never_change():
 
 
 def test_every_rule_has_a_check_and_every_check_a_rule():
-    assert set(_CHECKS) == set(RULES)
+    assert set(_CHECKS) | set(WEIGHT_CHECKS) == set(RULES)
 
 
 @pytest.mark.parametrize("code", RULES)

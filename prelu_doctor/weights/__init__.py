@@ -1,0 +1,1 @@
+"""Weights without their architecture: one pass over each tensor tells what values and names alone can tell."""
