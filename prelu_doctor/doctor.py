@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
-from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
+from prelu_doctor.errors import BrokenPromiseError, DataError, DoctorError, ForwardError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
 from prelu_doctor.patient import Patient, open_patient
@@ -61,12 +62,13 @@ def scan(
     patient = _opened(model)
     dataset = samples_for(patient.module, data, seed=seed)
     told = phase or no_progress
-    found = scan_model(
-        patient.module,
-        dataset.scanned(),
-        thresholds=thresholds or Thresholds(),
-        progress=lambda samples: told("scanning", samples, None, None),
-    )
+    with _explained(patient, dataset):
+        found = scan_model(
+            patient.module,
+            dataset.scanned(),
+            thresholds=thresholds or Thresholds(),
+            progress=lambda samples: told("scanning", samples, None, None),
+        )
     return scan_report(patient.record, dataset, found)
 
 
@@ -176,7 +178,8 @@ def convert(
     _check_unconverted(patient.record)
     _check_python_model(patient.module, patient.record, "converted")
     dataset = samples_for(patient.module, data, seed=options.seed)
-    treated = treat(patient.module, dataset, options, phase or no_progress)
+    with _explained(patient, dataset):
+        treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
         tool_version=__version__,
         source_sha256=patient.record.sha256,
@@ -240,6 +243,20 @@ def check_parity(
         synthetic=dataset.synthetic,
         model_record=patient.record,
     )
+
+
+@contextlib.contextmanager
+def _explained(patient: Patient, dataset: Dataset) -> Iterator[None]:
+    """A forward that failed on inputs which are not what the model's file says that it takes tells so."""
+    try:
+        yield
+    except ForwardError as error:
+        first = dataset.first()
+        shapes = [tuple(tensor.shape) for tensor in (*first.args, *first.kwargs.values())]
+        misfit = patient.expected and patient.expected.misfit(shapes)
+        if misfit:
+            raise DataError(*misfit) from error
+        raise
 
 
 def _read(model: records.Model, dataset: Dataset) -> list[Path]:
