@@ -210,21 +210,6 @@ def _trains(module: fx.GraphModule) -> bool:
     return False
 
 
-def move(module: nn.Module, device: torch.device) -> nn.Module:
-    """A module on another device; a program's graph names the device of what it makes, and is told the new one."""
-    if isinstance(module, fx.GraphModule):
-        for node in module.graph.nodes:
-            node.args, node.kwargs = (
-                fx.node.map_aggregate(part, lambda x: _moved(x, device)) for part in (node.args, node.kwargs)
-            )
-        module.recompile()
-    return module.to(device)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return device if isinstance(value, torch.device) else value
-
-
 def expected_inputs(program: torch.export.ExportedProgram) -> ExpectedInputs:
     """What the program was exported for: sizes that it left open are None."""
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
