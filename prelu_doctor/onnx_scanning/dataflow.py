@@ -388,6 +388,7 @@ class _Walk:
             self._enter(part, node, scope, own)
             self._nodes(part, own)
             reached = any((part.key, name) in self._shapes for inside in part.graph.node for name in inside.output)
+            self._close_turn(part, own)
             if reached or not part.graph.node:
                 results.append([own.get(value.name) for value in part.graph.output])
         self._owner = self._owner_of(node)
@@ -396,10 +397,7 @@ class _Walk:
     def _enter(self, part: Body, node: NodeProto, scope: _Scope, own: _Scope) -> None:
         """Gives a body its inputs: the number of the turn, states, and one slice of each sequence."""
         depends = any(scope[name] in self._graph.from_input for name in node.input if name in scope)
-        lead = 2 if part.kind == "Loop" else 0
-        states = len(part.graph.input) - lead
-        if part.kind == "Scan":
-            states -= int(attributes_of(node)["num_scan_inputs"])
+        lead, states = part.lead_and_states
         for place, value in enumerate(part.graph.input):
             given = node.input[place] if place < len(node.input) else ""
             arrives = scope.get(given)
@@ -421,6 +419,19 @@ class _Walk:
                 own[value.name] = self._new(part, value.name)
                 if depends and place != 0:
                     self._graph.from_input.add(own[value.name])
+
+    def _close_turn(self, part: Body, own: _Scope) -> None:
+        """Notes that the next turn reads what this one leaves in its states."""
+        if part.kind not in ("Loop", "Scan"):
+            return
+        read = {name for inside in part.graph.node for name in inside.input}
+        lead, states = part.lead_and_states
+        for given in range(lead, lead + states):
+            value = own.get(part.graph.output[given - lead // 2].name)
+            if value is not None and part.graph.input[given].name in read:
+                depends = value in self._graph.from_input
+                writes = [self._value((), 0)]
+                self._append("onnx::next_turn", torch.ops.aten.alias.default, (Ref(value),), [value], writes, depends)
 
     def _element(self, body: Body, name: str) -> int:
         return self._types.elements.get((body.key, name), TensorProto.FLOAT)

@@ -101,7 +101,7 @@ def maximum_with_zero(node: NodeProto, constant: Constant) -> str | None:
     if node.op_type != "Max" or len(node.input) != 2:
         return None
     zeros = [_is_zero(constant(name)) for name in node.input]
-    return node.input[zeros.index(False)] if sum(zeros) == 1 else None
+    return str(node.input[zeros.index(False)]) if sum(zeros) == 1 else None
 
 
 def chosen_if_positive(node: NodeProto, constant: Constant, comparison: Comparison) -> str | None:

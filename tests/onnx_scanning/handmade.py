@@ -25,6 +25,11 @@ def value(name: str, *shape, kind: int = FLOAT):
     return helper.make_tensor_value_info(name, kind, list(shape) if shape else None)
 
 
+def scalar(name: str, kind: int):
+    """A value without axes, which a Loop asks for."""
+    return helper.make_tensor_value_info(name, kind, [])
+
+
 def node(op: str, inputs: str, outputs: str, **attributes):
     """A node by the names of its inputs and outputs; `_` for one that is left out."""
     names = ["" if name == "_" else name for name in inputs.split()]
