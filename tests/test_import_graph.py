@@ -165,7 +165,14 @@ def test_hooks_and_modes_have_one_owner():
 
 def test_files_are_read_in_few_places():
     readers = users_of(
-        "torch.load", "safe_open", "load_file", "torch.jit.load", "torch.export.load", "load_pt2", "np.load", "pickle.load"
+        "torch.load",
+        "safe_open",
+        "load_file",
+        "torch.jit.load",
+        "torch.export.load",
+        "load_pt2",
+        "np.load",
+        "pickle.load",
     )
     assert readers == {
         "untrusted/torch_saves.py", "checkpoints/distributed.py", "checkpoints/exported_programs.py",

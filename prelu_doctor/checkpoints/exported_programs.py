@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from prelu_doctor.checkpoints.contents import Contents
 from prelu_doctor.checkpoints.exported_checks import checked_payload, without_code
