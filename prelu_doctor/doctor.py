@@ -20,7 +20,6 @@ from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
-from prelu_doctor.escaping import escaped
 from prelu_doctor.outputs import Writer, check_targets, write_together
 from prelu_doctor.patient import Patient, open_patient, open_weights_or_patient
 from prelu_doctor.samples import Samples, samples_for
@@ -156,13 +155,12 @@ def convert(
 
     Raises:
         BrokenPromiseError: The output moved although it must not.
-        UsageError: The model was converted before, or an option is no finite number.
+        UsageError: An option is no finite number.
         DoctorError: The model or the data cannot be used.
     """
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
-    _check_unconverted(patient.record)
     dataset = samples_for(patient.module, data, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
@@ -173,7 +171,7 @@ def convert(
         none_arguments=treated.none_arguments,
         functions=tuple(sorted(options.functions)),
         options=_plain_options(options),
-    )
+    ).after(patient.recipe)
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
 
 
@@ -250,16 +248,6 @@ def _check_numbers(options: Treatment) -> None:
             f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
             "slopes that start within their range",
             f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
-        )
-
-
-def _check_unconverted(model: records.Model) -> None:
-    """Refuses a converted file: the new recipe would be one for the converted model, not for its architecture."""
-    if model.kind == "converted":
-        raise UsageError(
-            f"{escaped(model.path)} is a converted checkpoint already",
-            "a checkpoint as it was before its conversion",
-            "convert the original again with the options that you want",
         )
 
 

@@ -20,7 +20,7 @@ from prelu_doctor.errors import UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.treatment.converted_file import restore
-from prelu_doctor.treatment.recipe import decode_recipe
+from prelu_doctor.treatment.recipe import Recipe, decode_recipe
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Patient:
         record: Its path, hash and kind.
         note: What was done to open it; may be empty.
         expected: What it takes, where its file tells.
+        recipe: Of a converted file: what was done to the architecture's sites.
     """
 
     module: nn.Module
     record: records.Model
     note: str = ""
     expected: ExpectedInputs | None = None
+    recipe: Recipe | None = None
 
 
 def open_patient(
@@ -103,13 +105,14 @@ def open_weights_or_patient(
     module = _module_of(stored, arch, arch_args or {}).to(target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
     record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}))
-    return Patient(module, record, stored.note, stored.expected)
+    recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
+    return Patient(module, record, stored.note, stored.expected, recipe)
 
 
 def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
     assert stored.state is not None
-    sites = decode_recipe(stored.recipe_text).sites if stored.recipe_text is not None else []
-    slopes = frozenset(place.module for site in sites for place in site.places)
+    steps = decode_recipe(stored.recipe_text).steps if stored.recipe_text is not None else ()
+    slopes = frozenset(place.module for step in steps for site in step.sites for place in site.places)
     return BareWeights(path, stored.sha256, stored.kind, stored.state, slopes, stored.note)
 
 
