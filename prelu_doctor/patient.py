@@ -14,9 +14,9 @@ from prelu_doctor import records
 from prelu_doctor.bare_weights import BareWeights
 from prelu_doctor.checkpoints.architecture import build_architecture
 from prelu_doctor.checkpoints.checkpoint import StoredCheckpoint, read_checkpoint
-from prelu_doctor.checkpoints.exported_programs import move
 from prelu_doctor.checkpoints.finiteness import non_finite_names
 from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.checkpoints.program_devices import move
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.torchscript import running
 from prelu_doctor.devices import chosen_device
@@ -175,7 +175,14 @@ def _weights_of_program(stored: StoredCheckpoint) -> dict[str, Tensor]:
             "--arch for files that hold weights alone",
             "leave --arch out",
         )
-    return dict(stored.module.state_dict())
+    state = dict(stored.module.state_dict())
+    if not state:
+        raise UsageError(
+            f"{escaped(stored.path)} is a frozen program: its weights are constants without names",
+            "weights by name",
+            "leave --arch out to scan it as it is, or save the program again unfrozen",
+        )
+    return state
 
 
 def _with_method(module: nn.Module, method: str) -> nn.Module:

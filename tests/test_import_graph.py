@@ -165,13 +165,22 @@ def test_hooks_and_modes_have_one_owner():
 
 def test_files_are_read_in_few_places():
     readers = users_of(
-        "torch.load", "safe_open", "load_file", "torch.jit.load", "torch.export.load", "np.load", "pickle.load"
+        "torch.load",
+        "safe_open",
+        "load_file",
+        "torch.jit.load",
+        "torch.export.load",
+        "load_pt2",
+        "np.load",
+        "pickle.load",
     )
     assert readers == {
-        "untrusted/torch_saves.py", "checkpoints/distributed.py", "checkpoints/pickles.py",
-        "checkpoints/safetensors_files.py", "data/arrays.py",
+        "untrusted/torch_saves.py", "checkpoints/distributed.py", "checkpoints/exported_programs.py",
+        "checkpoints/pickles.py", "checkpoints/safetensors_files.py", "checkpoints/torchscript.py", "data/arrays.py",
     }  # fmt: skip
-    assert users_of("torch.save", "save_file", "safetensors.torch.save") == {"treatment/converted_file.py"}
+    writers = users_of("torch.save", "torch.export.save", "save_file", "safetensors.torch.save")
+    # The reader of exported programs writes into memory what it has looked through.
+    assert writers == {"treatment/converted_file.py", "deployment/pt2_file.py", "checkpoints/exported_programs.py"}
 
 
 def test_only_the_opening_of_checkpoints_may_run_a_files_code():

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from prelu_doctor.checkpoints.contents import Contents, weights_or_module
 from prelu_doctor.checkpoints.distributed import read_distributed
-from prelu_doctor.checkpoints.exported_programs import move, read_exported_program
+from prelu_doctor.checkpoints.exported_programs import read_exported_program
 from prelu_doctor.checkpoints.folders import sha256_of, weights_in
 from prelu_doctor.checkpoints.hugging_face import read_hugging_face
 from prelu_doctor.checkpoints.pickles import unpickled
+from prelu_doctor.checkpoints.program_devices import move
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.recipes import recipe_beside
 from prelu_doctor.checkpoints.recognition import readable_kind

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from prelu_doctor.checkpoints.contents import Contents
 from prelu_doctor.checkpoints.exported_checks import checked_payload, without_code
@@ -211,21 +211,6 @@ def _trains(module: fx.GraphModule) -> bool:
         if given.get("train") is True or given.get("training") is True:
             return True
     return False
-
-
-def move(module: nn.Module, device: torch.device) -> nn.Module:
-    """A module on another device; a program's graph names the device of what it makes, and is told the new one."""
-    if isinstance(module, fx.GraphModule):
-        for node in module.graph.nodes:
-            node.args, node.kwargs = (
-                fx.node.map_aggregate(part, lambda x: _moved(x, device)) for part in (node.args, node.kwargs)
-            )
-        module.recompile()
-    return module.to(device)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return device if isinstance(value, torch.device) else value
 
 
 def expected_inputs(program: torch.export.ExportedProgram) -> ExpectedInputs:

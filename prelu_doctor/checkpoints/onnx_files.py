@@ -207,6 +207,9 @@ def _check_valid(model: ModelProto, path: Path) -> None:
     for tensor in light.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
+    for value in light.graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.shape.SetInParent()  # some exporters leave it out, and no runtime misses it
     try:
         onnx.checker.check_model(light)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:

@@ -26,7 +26,8 @@ _FUNCTIONS = frozenset(
     """.split()
 )
 _POWERS = frozenset({"PowByNatural", "FloatPow", "Pow", "LShift", "RShift"})
-_OPERATORS = (
+_ARITHMETIC = (
+    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Tuple,
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.BitAnd, ast.BitOr, ast.UAdd, ast.USub,
     ast.Invert, ast.Not, ast.And, ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Load,
 )  # fmt: skip
@@ -61,9 +62,7 @@ def _harmless(node: ast.AST) -> bool:
         return _harmless_call(node)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         return _harmless_power(node.left, node.right)
-    if not isinstance(node, ast.BinOp | ast.UnaryOp | ast.BoolOp | ast.Compare | ast.Tuple | _OPERATORS):
-        return False
-    return all(_harmless(child) for child in ast.iter_child_nodes(node))
+    return isinstance(node, _ARITHMETIC) and all(_harmless(child) for child in ast.iter_child_nodes(node))
 
 
 def _harmless_call(node: ast.Call) -> bool:
@@ -89,6 +88,8 @@ def _harmless_power(base: ast.expr, exponent: ast.expr) -> bool:
     if _has_symbol(exponent):
         return (_has_symbol(base) or isinstance(base, ast.Constant)) and not any(map(_is_power, ast.walk(exponent)))
     number = exponent.operand if isinstance(exponent, ast.UnaryOp) else exponent
+    if isinstance(number, ast.Call) and ast.unparse(number.func) == "Integer" and len(number.args) == 1:
+        return _harmless_power(base, number.args[0])
     return isinstance(number, ast.Constant) and abs(number.value) <= HIGHEST_POWER  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import itertools
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from prelu_doctor.checkpoints.contents import Contents
 from prelu_doctor.checkpoints.program_archives import ProgramArchive, UnsafeProgramError, damage
+from prelu_doctor.checkpoints.program_devices import rename_device
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.torchscript_checks import check_code, check_graphs, inlined_graphs, nodes_of
 from prelu_doctor.errors import CheckpointError, UsageError
@@ -78,11 +80,15 @@ def running(module: torch.jit.ScriptModule, method: str, *, name: str = "the mod
                 raise RuntimeError(_told(error)) from error
 
     plain = type(module)
-    constants = list(_constants(module._c._get_method(method).graph))
+
+    @functools.cache
+    def constants() -> list[tuple[str, Tensor]]:
+        """Weights of a frozen program, which have no names; asked for once it lies where it runs."""
+        return list(_constants(module._c._get_method(method).graph))
 
     def named_buffers(self: Any, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
         yield from plain.named_buffers(self, *args, **kwargs)
-        yield from constants  # of a frozen program, whose weights have no names
+        yield from constants()
 
     members = {
         "forward": forward,
@@ -148,20 +154,10 @@ def _loaded(archive: ProgramArchive) -> torch.jit.ScriptModule:
     with _silence():
         try:
             module = torch.jit.load(io.BytesIO(archive.content), map_location="cpu")
-            _name_device(module, "cpu")
+            rename_device(module, torch.device("cpu"))
             return module
         except Exception as error:
             raise damage(archive.path, error) from error
-
-
-def _name_device(module: torch.jit.ScriptModule, device: str) -> None:
-    """Changes the device that graphs name for what they make: a trace keeps that on which it was traced."""
-    for part in module.modules():
-        for method in part._c._method_names():
-            for node in nodes_of(part._c._get_method(method).graph):
-                if node.kind() == "prim::Constant" and node.output().type().kind() == "DeviceObjType":
-                    if node.hasAttribute("value") and node.s("value") != device:
-                        node.s_("value", device)
 
 
 def _unknown(name: str, methods: list[str], method: str) -> UsageError:

@@ -89,7 +89,7 @@ def _reasons(name: str, source: bytes) -> Iterator[str]:
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in FORBIDDEN:
-            yield f"calls {ast.unparse(node)[:80]}"
+            yield f"calls {node.attr}, as in {ast.unparse(node)[:80]}"
         elif isinstance(node, ast.Name):
             yield from _about_name(node, parents)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
@@ -122,7 +122,7 @@ def _about_name(node: ast.Name, parents: Mapping[ast.AST, ast.AST]) -> Iterator[
 def _about_getattr(node: ast.Call) -> Iterator[str]:
     name = node.args[1] if len(node.args) > 1 else None
     if not isinstance(name, ast.Constant) or not isinstance(name.value, str) or name.value in FORBIDDEN:
-        yield f"calls {ast.unparse(node)[:80]}"
+        yield f"takes a part by its name, as in {ast.unparse(node)[:80]}"
 
 
 def inlined_graphs(module: torch.jit.ScriptModule, methods: Iterable[str]) -> list[Any]:

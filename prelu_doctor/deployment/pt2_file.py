@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from prelu_doctor.checkpoints.exported_programs import read_exported_program
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.data.batches import Batch
-from prelu_doctor.deployment.eager import eager_outputs, named_inputs, named_tensors
+from prelu_doctor.deployment.eager import eager_outputs, named_arguments, named_tensors
+from prelu_doctor.deployment.parity import MAX_SLICES, of_one_shape
 from prelu_doctor.deployment.quiet import quiet
 from prelu_doctor.devices import device_of
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError
@@ -49,8 +52,9 @@ def export_pt2(model: nn.Module, batches: Callable[[], Iterator[Batch]], path: P
     """Writes the model in eval mode as a program that computes the same outputs, read back and proved.
 
     Axis 0 of every input becomes dynamic. Where the exporter refuses that, or the program that was read back computes
-    something else at another batch size, it takes one sample at a time, or as many as the data's batches have. The file
-    holds no sample of the data and names no path of this machine.
+    something else at another batch size, it takes one sample at a time, or as many as the data's batches have; where
+    the data yields whole calls, it takes what the first of them holds. The file holds no sample of the data and names
+    no path of this machine.
 
     Args:
         model: The eager model; as before afterwards.
@@ -63,7 +67,9 @@ def export_pt2(model: nn.Module, batches: Callable[[], Iterator[Batch]], path: P
     """
     first = next(batches())
     reasons: list[str] = []
-    for size in (None, 1, first.size):
+    if not first.resizable:
+        reasons.append("the data yields whole calls" if first.whole else "the model takes batches of this size alone")
+    for size in (None, 1, first.size) if first.resizable else (first.size,):
         try:
             _save(_exported(model, _of_size(first, size or 2), open_batch=size is None), path)
             _prove(model, path, batches, BATCH_SIZES if size is None else (size,))
@@ -78,7 +84,7 @@ def export_pt2(model: nn.Module, batches: Callable[[], Iterator[Batch]], path: P
 
 def _of_size(batch: Batch, size: int) -> Batch:
     """The first samples of a batch, round again where it has fewer."""
-    return batch.take(torch.arange(size) % batch.size)
+    return batch if batch.size == size else batch.take(torch.arange(size) % batch.size)
 
 
 def _exported(model: nn.Module, batch: Batch, *, open_batch: bool) -> torch.export.ExportedProgram:
@@ -86,7 +92,8 @@ def _exported(model: nn.Module, batch: Batch, *, open_batch: bool) -> torch.expo
     with undisturbed(model), quiet():
         plain = _plain_output(model, batch)
         axes = {0: torch.export.Dim(BATCH_AXIS, min=1)}
-        shapes: Any = dict.fromkeys(named_inputs(model, batch), axes) if batch.kwargs else (axes,) * len(batch.args)
+        arguments = named_arguments(model, batch) if batch.kwargs else batch.args
+        shapes: Any = pytree.tree_map(lambda leaf: axes if isinstance(leaf, Tensor) else None, arguments)
         try:
             with torch.no_grad():
                 return torch.export.export(
@@ -140,7 +147,7 @@ def _save(program: torch.export.ExportedProgram, path: Path) -> None:
         if "stack_trace" in node.meta:
             node.meta["stack_trace"] = _FOLDERS.sub(_shortened, node.meta["stack_trace"])
     if program.example_inputs is not None:  # which are samples of the user's
-        program.example_inputs = torch.utils._pytree.tree_map(_zeros, program.example_inputs)
+        program.example_inputs = pytree.tree_map(_zeros, program.example_inputs)
     with quiet():
         torch.export.save(program, path)
 
@@ -187,6 +194,9 @@ def _prove(model: nn.Module, path: Path, batches: Callable[[], Iterator[Batch]],
 def _slices(batches: Callable[[], Iterator[Batch]], sizes: tuple[int, ...]) -> Iterator[Batch]:
     """Batches of the sizes, the samples in turn; at the end what is left of each batch of the data as it is."""
     first = next(batches())
+    if not first.resizable:
+        yield from itertools.islice(of_one_shape(batches()), MAX_SLICES)
+        return
     for size in sizes:
         yield _of_size(first, size)
     if len(sizes) > 1:

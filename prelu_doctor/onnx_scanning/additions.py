@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from prelu_doctor.checkpoints.onnx_protobuf import messages, opset_of
-from prelu_doctor.onnx_scanning.bodies import Body, attributes_of, bodies_of
+from prelu_doctor.onnx_scanning.bodies import Body, bodies_of
 
 SAMPLES = "samples"
 """The added input: the number of samples N of the batch, int64 `[1]`."""
@@ -141,11 +141,10 @@ class Additions:
         """A state that starts as nothing, and to which every turn adds."""
         assert body.parent is not None
         assert body.node is not None
-        states = _states(body)
+        lead, states = body.lead_and_states
         before, name = self._name("before"), self._name("total")
         start = neutral(self, body.parent)
         after = self.add(body, combine, [before, value])
-        lead = 2 if body.kind == "Loop" else 0  # the number of the turn, and whether to go on
         body.graph.input.insert(lead + states, helper.make_tensor_value_info(before, TensorProto.DOUBLE, None))
         body.graph.output.insert(lead // 2 + states, helper.make_tensor_value_info(after, TensorProto.DOUBLE, None))
         body.node.input.extend([""] * (lead - len(body.node.input)))  # either may have been left out
@@ -164,14 +163,6 @@ def _ways_out(body: Body) -> list[Body]:
         found.append(body)
         body = body.parent
     return found
-
-
-def _states(body: Body) -> int:
-    """How many states a loop carries from turn to turn."""
-    assert body.node is not None
-    if body.kind == "Loop":
-        return len(body.graph.input) - 2
-    return len(body.graph.input) - int(attributes_of(body.node)["num_scan_inputs"])
 
 
 def _unused_prefix(model: ModelProto) -> str:

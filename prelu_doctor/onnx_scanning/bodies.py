@@ -31,6 +31,19 @@ class Body:
         """`main`, `If`, `Loop`, `Scan`, or another operator that has bodies."""
         return self.node.op_type if self.node is not None and self.node.domain in STANDARD else "main" * (not self.key)
 
+    @property
+    def lead_and_states(self) -> tuple[int, int]:
+        """Of a loop's body: how many inputs stand before its states, and how many states there are.
+
+        A Loop has the number of the turn and whether to go on; in its outputs one stands before the states. A Scan has
+        one slice of each of its sequences behind them.
+        """
+        inputs = len(self.graph.input)
+        if self.kind == "Loop":
+            return 2, inputs - 2
+        assert self.node is not None
+        return 0, inputs - int(attributes_of(self.node).get("num_scan_inputs", 0))
+
     def inside(self) -> Iterator[Body]:
         """The body and all bodies inside it, outermost first."""
         yield self

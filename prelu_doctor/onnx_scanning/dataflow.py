@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from prelu_doctor.checkpoints.onnx_files import Array, StoredOnnx
 from prelu_doctor.escaping import escaped
 from prelu_doctor.onnx_scanning.bodies import STANDARD, Body, attributes_of, bodies_of
 from prelu_doctor.onnx_scanning.names import Origins, Positions, is_torch_name
-from prelu_doctor.onnx_scanning.rectifiers import data_of_maximum, hidden_rectifier, rectifier_of
+from prelu_doctor.onnx_scanning.rectifiers import COMPARISONS, hidden_rectifier, rectifier_of
 from prelu_doctor.onnx_scanning.survey import Name, Types
 from prelu_doctor.onnx_scanning.translation import Seen, Shape, translation_of
 from prelu_doctor.records import Unresolved
@@ -106,6 +107,9 @@ class _Walk:
         self._constants: dict[int, Array] = {}
         self._unnamed: set[int] = set()
         self._initialisers: dict[int, str] = {}
+        self._compared: dict[int, tuple[str, int]] = {}
+        self._first_reader: dict[int, str] = {}
+        self._copies: dict[tuple[int, str], int] = {}
         self._owner = ""
         self._numbers: dict[str, int] = {}
 
@@ -174,11 +178,11 @@ class _Walk:
             scope[node.output[0]] = scope[node.input[0]]
             self._others(body, node.output[1:], scope)
         else:
-            activation = rectifier_of(node, attributes, lambda name: self._constant(scope, name))
+            found = rectifier_of(node, attributes, partial(self._constant, scope), partial(self._comparison, scope))
             hidden = hidden_rectifier(node, attributes)
             if hidden:
                 self._flow.hidden.append(Unresolved(id=self._called(node), reason=hidden))
-            if activation and self._rectifier(body, index, node, activation, scope):
+            if found and self._rectifier(body, index, node, *found, scope):
                 return
             self._plain(body, node, attributes, scope)
 
@@ -199,18 +203,23 @@ class _Walk:
             tensor = numpy_helper.from_array(np.array(given, np.int64 if whole else np.float32))
         scope[node.output[0]] = self._tensor(tensor, node.output[0])
 
-    def _rectifier(self, body: Body, index: int, node: NodeProto, activation: Activation, scope: _Scope) -> bool:
+    def _comparison(self, scope: _Scope, name: str) -> tuple[str, Callable[[str], bool]] | None:
+        """Which value was compared with 0, if this is the outcome."""
+        told = self._compared.get(scope.get(name, -1))
+        return None if told is None else (told[0], lambda other: scope.get(other) == told[1])
+
+    def _rectifier(
+        self, body: Body, index: int, node: NodeProto, activation: Activation, data: str, scope: _Scope
+    ) -> bool:
         """Records an activation; False where it cannot be one."""
-        constant = lambda name: self._constant(scope, name)  # noqa: E731
-        data = data_of_maximum(node, constant) if node.op_type == "Max" else node.input[0]
         result = node.output[0]
-        value = scope.get(data or "")
-        if data is None or value is None:
+        value = scope.get(data)
+        if value is None:
             return False
         element = self._types.elements.get((body.key, result), self._types.elements.get((body.key, data)))
         element = TensorProto.FLOAT if element is None else element
         if element not in _FLOATS:
-            if node.op_type not in ("Clip", "Max"):
+            if node.op_type == "Relu":  # the others are ways to compute with numbers
                 name = TensorProto.DataType.Name(element).lower()
                 reason = f"acts on {name} values, which have no gradient"
                 self._flow.hidden.append(Unresolved(id=self._called(node), reason=reason))
@@ -254,7 +263,8 @@ class _Walk:
 
     def _plain(self, body: Body, node: NodeProto, attributes: Mapping[str, Any], scope: _Scope) -> None:
         """Records a node that is no activation."""
-        values = [scope.get(name) if name else None for name in node.input]
+        path = self._module_of(node)
+        values = [self._read(scope.get(name), path) if name else None for name in node.input]
         translate = translation_of(node)
         shapes = [self._shapes.get((body.key, name)) for name in node.output]
         element = self._types.elements.get((body.key, node.output[0]), TensorProto.FLOAT) if node.output else 0
@@ -277,6 +287,7 @@ class _Walk:
             if written is not None:
                 scope.update({name: value for name, value in zip(node.output, written, strict=False) if name})
                 self._carry_constant(node, values, written)
+                self._note_comparison(node, values, written)
                 self._others(body, node.output[len(written) :], scope)
                 return
         self._unknown(body, node, [value for value in values if value is not None], scope)
@@ -286,6 +297,12 @@ class _Walk:
         known = self._constants.get(values[0]) if values and values[0] is not None else None
         if known is not None and node.op_type in _FORM_ONLY:
             self._constants[written[0]] = known.reshape(self._graph.shapes[written[0]])
+
+    def _note_comparison(self, node: NodeProto, values: Sequence[int | None], written: Sequence[int]) -> None:
+        if node.op_type in COMPARISONS and values[0] is not None and values[1] is not None:
+            zero = self._constants.get(values[1])
+            if zero is not None and zero.size and not zero.any():
+                self._compared[written[0]] = (node.op_type, values[0])
 
     def _unknown(self, body: Body, node: NodeProto, reads: Sequence[int], scope: _Scope) -> None:
         """A call that no rule knows."""
@@ -300,6 +317,30 @@ class _Walk:
         )
 
     # Parameters
+
+    def _module_of(self, node: NodeProto) -> str:
+        """The module that a node's metadata names; empty where there is none."""
+        origin = self._origins.of(node)
+        return origin.path if origin is not None and origin.from_metadata else ""
+
+    def _read(self, value: int | None, path: str) -> int | None:
+        """A value as a module reads it.
+
+        The exporter makes one of all initialisers that hold the same numbers, so that two layers that start alike look
+        like one that is used twice: what another module reads is taken for a parameter of its own.
+        """
+        if value is None or not path or (value not in self._graph.tensors and value not in self._unnamed):
+            return value
+        if self._first_reader.setdefault(value, path) == path:
+            return value
+        if (value, path) not in self._copies:
+            copy = self._value(self._graph.shapes[value], 0)
+            self._graph.dtypes[copy] = self._graph.dtypes[value]
+            self._unnamed.add(copy)
+            if value in self._constants:
+                self._constants[copy] = self._constants[value]
+            self._copies[value, path] = copy
+        return self._copies[value, path]
 
     def _name_parameters(self, node: NodeProto, values: Sequence[int | None]) -> None:
         for place, value in enumerate(values):
@@ -347,6 +388,7 @@ class _Walk:
             self._enter(part, node, scope, own)
             self._nodes(part, own)
             reached = any((part.key, name) in self._shapes for inside in part.graph.node for name in inside.output)
+            self._close_turn(part, own)
             if reached or not part.graph.node:
                 results.append([own.get(value.name) for value in part.graph.output])
         self._owner = self._owner_of(node)
@@ -355,10 +397,7 @@ class _Walk:
     def _enter(self, part: Body, node: NodeProto, scope: _Scope, own: _Scope) -> None:
         """Gives a body its inputs: the number of the turn, states, and one slice of each sequence."""
         depends = any(scope[name] in self._graph.from_input for name in node.input if name in scope)
-        lead = 2 if part.kind == "Loop" else 0
-        states = len(part.graph.input) - lead
-        if part.kind == "Scan":
-            states -= int(attributes_of(node)["num_scan_inputs"])
+        lead, states = part.lead_and_states
         for place, value in enumerate(part.graph.input):
             given = node.input[place] if place < len(node.input) else ""
             arrives = scope.get(given)
@@ -380,6 +419,19 @@ class _Walk:
                 own[value.name] = self._new(part, value.name)
                 if depends and place != 0:
                     self._graph.from_input.add(own[value.name])
+
+    def _close_turn(self, part: Body, own: _Scope) -> None:
+        """Notes that the next turn reads what this one leaves in its states."""
+        if part.kind not in ("Loop", "Scan"):
+            return
+        read = {name for inside in part.graph.node for name in inside.input}
+        lead, states = part.lead_and_states
+        for given in range(lead, lead + states):
+            value = own.get(part.graph.output[given - lead // 2].name)
+            if value is not None and part.graph.input[given].name in read:
+                depends = value in self._graph.from_input
+                writes = [self._value((), 0)]
+                self._append("onnx::next_turn", torch.ops.aten.alias.default, (Ref(value),), [value], writes, depends)
 
     def _element(self, body: Body, name: str) -> int:
         return self._types.elements.get((body.key, name), TensorProto.FLOAT)

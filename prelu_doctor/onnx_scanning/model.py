@@ -27,6 +27,7 @@ _DTYPES = {
     TensorProto.UINT8: torch.uint8,
     TensorProto.BOOL: torch.bool,
 }
+_KNOWN = frozenset(TensorProto.DataType.values())
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
@@ -93,10 +94,12 @@ def _inputs(stored: StoredOnnx) -> Iterator[ExpectedInput]:
         kind = value.type.tensor_type
         dtype = _DTYPES.get(kind.elem_type)
         if value.type.WhichOneof("value") != "tensor_type" or dtype is None:
+            element = TensorProto.DataType.Name(kind.elem_type).lower() if kind.elem_type in _KNOWN else "unknown"
+            held = f"a tensor of {element} values" if value.type.WhichOneof("value") == "tensor_type" else "no tensor"
             raise CheckpointError(
-                f"{escaped(stored.path)}: its input '{escaped(value.name)}' is no tensor of numbers",
-                "inputs that are tensors of numbers",
-                "export it again, or scan the PyTorch checkpoint",
+                f"{escaped(stored.path)}: its input '{escaped(value.name)}' is {held}",
+                "inputs that are tensors of numbers which onnxruntime takes on the CPU",
+                "export it again with such inputs, or scan the PyTorch checkpoint",
             )
         sizes = (
             size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else None for size in kind.shape.dim

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from prelu_doctor.escaping import escaped
-from prelu_doctor.sites.graph import Position
+from prelu_doctor.sites.find import FoundSite
+from prelu_doctor.sites.graph import Graph, Position
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
@@ -32,11 +33,13 @@ class Origin:
         path: Path of the innermost one.
         calls: The paths of all of them, from the root, repeated calls told apart.
         is_activation: True where the innermost one is an activation module.
+        from_metadata: True where the exporter said so, not the node's name.
     """
 
     path: str
     calls: tuple[str, ...]
     is_activation: bool
+    from_metadata: bool = False
 
 
 class Origins:
@@ -85,7 +88,7 @@ def _from_metadata(scopes: Sequence[str], classes: Sequence[str]) -> Origin:
     modules = scopes[:-1] or [""]
     of_torch = len(classes) > 1 and classes[-2].startswith("torch.nn.modules.")
     activation = of_torch and classes[-2].rpartition(".")[2] in _ACTIVATION_CLASSES
-    return Origin(_REPEATED.sub("", modules[-1]), tuple(modules), activation and len(modules) > 1)
+    return Origin(_REPEATED.sub("", modules[-1]), tuple(modules), activation and len(modules) > 1, from_metadata=True)
 
 
 def _strings(text: str) -> list[str]:
@@ -123,6 +126,19 @@ class Positions:
     def _next(self, calls: tuple[str, ...], name: str) -> int:
         self._calls[calls, name] += 1
         return self._calls[calls, name]
+
+
+def shorten_ids(sites: Sequence[FoundSite], graph: Graph) -> None:
+    """Takes `#1` off new sites to which all calls of their module went.
+
+    A file does not tell the runs of a block apart. Calls of one activation that share their producers are taken for
+    one call in each run, unless the root module makes them, which runs once.
+    """
+    calls = Counter(call.position.module for call in graph.activations() if call.position)
+    for site in sites:
+        module = site.position.module
+        if module and site.position.owner and site.id == f"{module}#1" and len(site.calls) == calls[module]:
+            site.id = module
 
 
 def is_torch_name(name: str) -> bool:

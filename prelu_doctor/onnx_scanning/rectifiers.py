@@ -16,20 +16,32 @@ from prelu_doctor.sites.activations import CEILING, Activation
 Constant = Callable[[str], Array | None]
 """The numbers of a value that is the same in every run, where there are few of them."""
 
+Comparison = Callable[[str], tuple[str, Callable[[str], bool]] | None]
+"""For a value that is the outcome of comparing another with 0: the operator, and whether a name is that other."""
+
 _LARGEST = 3e38
 """A bound beyond this is none: old exporters write the largest float32 there."""
 
 
-def rectifier_of(node: NodeProto, attributes: Mapping[str, Any], constant: Constant) -> Activation | None:
-    """The activation that a node is, or None.
+def rectifier_of(
+    node: NodeProto, attributes: Mapping[str, Any], constant: Constant, comparison: Comparison
+) -> tuple[Activation, str] | None:
+    """The activation that a node is, and the name of its pre-activation; None for others.
 
     Args:
         node: A node.
         attributes: Its attributes.
-        constant: Tells the bounds of a Clip that are values of the graph.
+        constant: Tells bounds that are values of the graph.
+        comparison: Tells comparisons with 0.
     """
-    recognise = _TABLE.get(node.op_type) if node.domain in STANDARD else None
-    return recognise(node, attributes, constant) if recognise else None
+    if node.domain not in STANDARD:
+        return None
+    data = maximum_with_zero(node, constant) or chosen_if_positive(node, constant, comparison)
+    if data is not None:
+        return Activation("relu", in_place=False), data
+    recognise = _TABLE.get(node.op_type)
+    activation = recognise(node, attributes, constant) if recognise else None
+    return None if activation is None else (activation, node.input[0])
 
 
 def hidden_rectifier(node: NodeProto, attributes: Mapping[str, Any]) -> str:
@@ -80,17 +92,35 @@ def _bound(node: NodeProto, place: int, otherwise: float, constant: Constant) ->
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
-def _maximum(node: NodeProto, attributes: Mapping[str, Any], constant: Constant) -> Activation | None:
-    return Activation("relu", in_place=False) if data_of_maximum(node, constant) is not None else None
+def _is_zero(value: Array | None) -> bool:
+    return value is not None and value.size > 0 and not value.any()
 
 
-def data_of_maximum(node: NodeProto, constant: Constant) -> str | None:
-    """The operand that `Max` compares with 0; None where it does not."""
-    if len(node.input) != 2:
+def maximum_with_zero(node: NodeProto, constant: Constant) -> str | None:
+    """The operand that `Max(x, 0)` compares with 0; None where a node is no such thing."""
+    if node.op_type != "Max" or len(node.input) != 2:
         return None
-    zeros = [value is not None and value.size > 0 and not value.any() for value in map(constant, node.input)]
-    return node.input[zeros.index(False)] if sum(zeros) == 1 else None
+    zeros = [_is_zero(constant(name)) for name in node.input]
+    return str(node.input[zeros.index(False)]) if sum(zeros) == 1 else None
 
+
+def chosen_if_positive(node: NodeProto, constant: Constant, comparison: Comparison) -> str | None:
+    """The operand x of `Where(x > 0, x, 0)` or `Where(x <= 0, 0, x)`; None where a node is no such thing."""
+    if node.op_type != "Where":
+        return None
+    told = comparison(node.input[0])
+    if told is None:
+        return None
+    op, compared = told
+    for signs, data, zero in ((_ABOVE, node.input[1], node.input[2]), (_BELOW, node.input[2], node.input[1])):
+        if op in signs and compared(data) and _is_zero(constant(zero)):
+            return data
+    return None
+
+
+_ABOVE = frozenset({"Greater", "GreaterOrEqual"})
+_BELOW = frozenset({"Less", "LessOrEqual"})
+COMPARISONS = _ABOVE | _BELOW
 
 _TABLE: Mapping[str, Callable[[NodeProto, Mapping[str, Any], Constant], Activation | None]] = {
     "Relu": _relu,
@@ -98,5 +128,4 @@ _TABLE: Mapping[str, Callable[[NodeProto, Mapping[str, Any], Constant], Activati
     "LeakyRelu": _leaky_relu,
     "ThresholdedRelu": _thresholded,
     "Clip": _clip,
-    "Max": _maximum,
 }

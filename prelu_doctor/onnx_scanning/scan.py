@@ -17,6 +17,7 @@ from prelu_doctor.onnx_scanning.counting import Counting, Counts, Watched
 from prelu_doctor.onnx_scanning.dataflow import Dataflow, dataflow_of
 from prelu_doctor.onnx_scanning.fingerprints import Fingerprints
 from prelu_doctor.onnx_scanning.model import OnnxModel
+from prelu_doctor.onnx_scanning.names import shorten_ids
 from prelu_doctor.onnx_scanning.sessions import Session
 from prelu_doctor.onnx_scanning.survey import Survey, infer_types
 from prelu_doctor.onnx_scanning.translation import Shape
@@ -167,6 +168,7 @@ class _Probe:
                 new.append((site, call))
                 self._slopes.setdefault(site.number, flow.slopes.get(call.index))
         self._sites.settle(flow.graph)
+        shorten_ids([site for site, _ in new], flow.graph)
         return new
 
     def _layouts(self, flow: Dataflow, new: Placed, batch: Batch) -> dict[str, Layout]:

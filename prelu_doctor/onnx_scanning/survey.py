@@ -15,7 +15,7 @@ from prelu_doctor.onnx_scanning.bodies import Body, bodies_of
 
 MOST_AXES = 8
 _WIDTH = MOST_AXES + 2
-"""Numbers told of a value: 1 where it was computed, its sizes, and -1 behind them."""
+"""Numbers told of a value: 1 where it was computed and -1 elsewhere, its sizes, and -1 behind them."""
 
 _SEQUENCES = frozenset(
     """
@@ -117,7 +117,7 @@ class Survey:
         width = _WIDTH * len(names)
 
         def nothing(additions: Additions, body: Body) -> str:
-            return additions.constant(np.zeros(width), np.float64)
+            return additions.constant(np.full(width, -1), np.float64)
 
         try:
             additions.carry_out(copy, additions.joined(copy, told), nothing, combine="Max")
@@ -135,7 +135,7 @@ class Survey:
         told = np.concatenate([result.reshape(-1, _WIDTH) for result in results]) if results else np.zeros((0, _WIDTH))
         shapes = {}
         for name, row in zip(self._names, told.astype(int).tolist(), strict=True):
-            if row[0] and row[-1] < 0:
+            if row[0] > 0 and row[-1] < 0:
                 shapes[name] = tuple(size for size in row[1:] if size >= 0)
         return shapes
 

@@ -199,19 +199,25 @@ def _split(emit: Emitter, seen: Seen) -> list[int] | None:
 
 
 def _slice(emit: Emitter, seen: Seen) -> list[int] | None:
-    """One call an axis. A negative step, or ends that are computed, cannot be told."""
+    """One call an axis; a whole axis taken backwards is a flip. Ends that are computed cannot be told."""
     starts, ends = seen.numbers("starts", 1), seen.numbers("ends", 2)
     if starts is None or ends is None:
         return None
     axes = seen.numbers("axes", 3) if seen.has(3) or "axes" in seen.attributes else list(range(len(starts)))
     steps = seen.numbers("steps", 4) if seen.has(4) else [1] * len(starts)
-    if axes is None or steps is None or min(steps, default=1) < 1:
+    if axes is None or steps is None:
         return None
     value, shape = seen.values[0], list(seen.inputs[0])
     assert value is not None
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = axis % len(shape)
-        shape[place] = len(range(*slice(start, end, step).indices(shape[place])))
+        taken = range(*slice(start, end, step).indices(shape[place]))
+        if step == -1 and len(taken) == shape[place]:
+            value = emit.call(aten.flip.default, [Ref(value), [place]], tuple(shape))
+            continue
+        if step < 1:
+            return None
+        shape[place] = len(taken)
         largest = 2**62
         bounds = [max(min(bound, largest), -largest) for bound in (start, end)]
         value = emit.call(aten.slice.Tensor, [Ref(value), place, *bounds, step], tuple(shape))

@@ -81,7 +81,7 @@ DATA_AND_FORWARD = [
     (MLP, ["--input-shape", "4", "--input-shape", "4"], "positional arguments"),
     (MLP, ["--device", "nonsense"], "nonsense"),
     ("{bad}/conv.pt", ["--data", "{bad}/one_channel.safetensors"], "channels"),
-    ("{bad}/embedding.pt", [], "does not tell the shape"),
+    ("{bad}/embedding.pt", [], "an int64 array"),
     ("{bad}/embedding.pt", ["--input-shape", "3"], "indices"),
     ("{bad}/embedding.pt", ["--data", "{bad}/index_too_large.safetensors"], "index out of range"),
     (WEIGHTS, ["--arch", f"{ARCH}:Raises", "--data", DATA], "boom \\x1b[31m [red]here"),

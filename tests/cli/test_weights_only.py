@@ -36,6 +36,7 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model[0].weight[0, 0] = float("nan")
     torch.save(model.state_dict(), folder / "nan.pt")
+    torch.save({"attn.mask": torch.full((3, 3), -torch.inf).triu(1)}, folder / "mask.pt")
     torch.save({"[red]\x1b[2Jfc.weight": torch.zeros(3, 4)}, folder / "evil.pt")
     return folder
 
@@ -111,6 +112,9 @@ def test_the_gate_cannot_tell_by_weights_alone_unless_one_is_not_finite(command,
     (judged,) = json.loads(result.stdout, parse_constant=pytest.fail)["models"]
     assert [breach["limit"] for breach in judged["breaches"]] == ["non-finite", "no-evidence"]
     assert command("check", sick / "nan.pt", sick / "zeros.pt").exit_code == 1
+    report = report_of(command, sick / "mask.pt")
+    assert (report["model"]["non_finite"], report["verdict"]) == ([], "undecided")
+    assert command("check", sick / "mask.pt").exit_code == 2
     assert 'failures="1"' in command("check", sick / "nan.pt", "--format", "junit").stdout
 
 

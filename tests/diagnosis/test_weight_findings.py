@@ -71,6 +71,13 @@ def test_zero_outputs_say_what_they_mean(zero, words):
     assert finding.evidence["surety"] == ("probably" if zero.doubt else "proved")
 
 
+def test_what_is_zero_as_a_whole_may_be_so_on_purpose():
+    for whole in (True, False):
+        zero, closed = zero_slices(zero=8 if whole else 7), closed_channels(proved=16 if whole else 15)
+        for (finding,) in (found("PD502", zero_slices=[zero]), found("PD503", closed_channels=[closed])):
+            assert ("on purpose" in finding.message) is whole
+
+
 def test_what_may_be_an_embedding_s_padding_is_a_note():
     (finding,) = found("PD502", zero_slices=[zero_slices(may_be_padding=True)])
     assert finding.severity == "note"

@@ -12,6 +12,7 @@ from torch import nn
 
 import prelu_doctor
 from prelu_doctor import Call, Training, Treatment
+from prelu_doctor.deployment.pt2_file import export_pt2
 from prelu_doctor.errors import DataError
 from prelu_doctor.samples import samples_for
 
@@ -112,6 +113,20 @@ def test_the_answer_is_a_plain_tensor_of_the_callers():
     prelu_doctor.scan(model, calls)
     assert not any(answer.is_inference() or answer.requires_grad for answer in answers)
     assert len(answers) == FRAMES
+
+
+def test_the_first_output_of_a_call_is_the_answer():
+    """A comparison of two models runs each call twice: the original's output goes on."""
+    answers = []
+
+    def calls():
+        answers.append((yield Call(FEED[0])))
+        yield Call(FEED[1])
+
+    for call in samples_for(None, calls).scanned():
+        call.run(lambda x: x + 1)
+        call.clone().run(lambda x: x + 2)
+    assert torch.equal(answers[0], FEED[0] + 1)
 
 
 def test_a_call_that_nobody_has_run_is_answered_with_none():
@@ -267,6 +282,8 @@ def test_whole_calls_are_converted_and_proved_but_not_trained_on(tmp_path):
     report = conversion.save(tmp_path / "m.safetensors", onnx=tmp_path / "m.onnx")
     assert report.parity.verdict == "healthy"
     assert report.parity.fixed_because == "the data yields whole calls"
+    made = export_pt2(conversion.model, samples_for(model, carried(feed)).scanned, tmp_path / "m.pt2")
+    assert (made.fixed_batch, made.fixed_because) == (1, "the data yields whole calls")
 
 
 def test_parity_compares_call_by_call_with_the_state_carried_on(tmp_path):
@@ -301,6 +318,8 @@ def test_a_tuple_taking_forward_is_converted_trained_and_exported_for_any_batch_
     import onnx
 
     assert [each.name for each in onnx.load(tmp_path / "m.onnx").graph.input] == ["inputs_0", "inputs_1"]
+    made = export_pt2(conversion.model, samples_for(model, loader).scanned, tmp_path / "m.pt2")
+    assert (made.fixed_batch, made.fixed_because) == (None, "")
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------

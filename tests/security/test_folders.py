@@ -248,7 +248,7 @@ def distributed(folder: Path, state: dict[str, Any] | None = None) -> Path:
 
 
 def edited(folder: Path, edit: Callable[[Any], None]) -> Path:
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    metadata = pickle.loads((folder / ".metadata").read_bytes())  # noqa: S301 - written by this test
     edit(metadata)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     return folder

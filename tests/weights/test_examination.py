@@ -110,6 +110,14 @@ def test_zero_inputs_change_nothing_in_the_output(bias):
         assert torch.equal(model(x), model(moved))
 
 
+def test_rows_of_a_recurrent_layer_are_not_called_dead():
+    state = nn.RNN(3, 4, nonlinearity="relu").state_dict()
+    state["weight_ih_l0"][1] = 0
+    (zero,) = found(state).zero_slices
+    assert (zero.tensor, zero.indices, zero.dead) == ("weight_ih_l0", [1], 0)
+    assert "recurrent" in zero.doubt
+
+
 def test_a_layer_that_is_zero_as_a_whole_is_told_once():
     (zero,) = found({"fc.weight": torch.zeros(4, 3), "fc.bias": torch.tensor([0.0, 1.0, -1.0, math.nan])}).zero_slices
     assert (zero.slices, zero.zero, zero.of, zero.indices, zero.dead) == ("outputs", 4, 4, [], 2)
@@ -210,8 +218,9 @@ def test_tied_weights_are_looked_at_under_their_first_name():
 
 
 def test_what_cannot_be_looked_at_is_told_with_the_reason():
-    with warnings.catch_warnings():  # torch is about to leave quantised tensors behind
+    with warnings.catch_warnings():  # torch is about to leave quantised tensors behind, and nested ones are new
         warnings.simplefilter("ignore")
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
         quantised = torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8)
     examined = examine(
         {
@@ -219,17 +228,19 @@ def test_what_cannot_be_looked_at_is_told_with_the_reason():
             "sparse.weight": torch.eye(3).to_sparse(),
             "quantised.weight": quantised,
             "vast.weight": torch.zeros(1).expand(10**6, 10**6),
+            "lazy.weight": nn.LazyLinear(3).weight,
+            "nested.weight": nested,
             "packed.weight": torch.zeros(2, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
             "steps": torch.tensor(3),
             "fine.weight": torch.ones(2, 3),
         }
     )
     reasons = {item.id: item.reason for item in examined.left_out}
-    assert list(reasons) == ["meta.weight", "sparse.weight", "quantised.weight", "vast.weight", "packed.weight"]
-    for name, words in (("meta", "no data"), ("sparse", "sparse"), ("quantised", "quantised"), ("vast", "fewer")):
-        assert words in reasons[f"{name}.weight"]
-    assert "float4" in reasons["packed.weight"]
-    assert (examined.found.tensors, examined.found.floating) == (7, 1)
+    words = {"meta": "no data", "sparse": "sparse", "quantised": "quantised", "vast": "fewer", "lazy": "lazy"}
+    words |= {"nested": "nested", "packed": "float4"}
+    assert list(reasons) == [f"{name}.weight" for name in words]
+    assert all(word in reasons[f"{name}.weight"] for name, word in words.items())
+    assert (examined.found.tensors, examined.found.floating) == (9, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
