@@ -17,7 +17,11 @@ from prelu_doctor.checkpoints.distributed_metadata import METADATA, Chunk, Entry
 from prelu_doctor.checkpoints.file_part import FilePart
 from prelu_doctor.checkpoints.folders import file_in_folder
 from prelu_doctor.checkpoints.reading import Reading
+from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, reason_of
+from prelu_doctor.untrusted.torch_saves import Advice, surveyed
+
+_ADVICE = Advice(CheckpointError, "blocks as torch.distributed.checkpoint writes them", "save it anew")
 
 
 def read_distributed(folder: Path, reading: Reading) -> Contents:
@@ -112,8 +116,11 @@ def _block(entry: Entry, chunk: Chunk, path: Path, folder: Path) -> Tensor:
     try:
         with path.open("rb") as file:
             _check_item(FilePart(file, chunk.start, chunk.length), chunk.length)
+            surveyed(cast(BinaryIO, FilePart(file, chunk.start, chunk.length)), path, zipped=True, advice=_ADVICE)
             part = FilePart(file, chunk.start, chunk.length)
             block = torch.load(cast(BinaryIO, part), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # the reader of zip archives and torch's raise whatever they like
         raise unsound(folder, f"'{escaped(entry.name)}' in '{escaped(path.name)}': {reason_of(error)}") from error
     if (

@@ -26,10 +26,12 @@ from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped, listed
 from prelu_doctor.expected_inputs import ExpectedInput, ExpectedInputs
+from prelu_doctor.untrusted.torch_saves import Advice, surveyed
 
 _LEGACY = "serialized_exported_program.json"
 _MODEL = re.compile(r"models/(.+)\.json")
 _PAYLOADS = ("weights", "constants")
+_ADVICE = Advice(CheckpointError, "tensors by name", "export the model again")
 
 
 def read_exported_program(path: Path, reading: Reading) -> Contents:
@@ -136,6 +138,7 @@ def _repickled(archive: ProgramArchive, name: str, *, trust: bool) -> bytes:
     if trust or not data:
         return data
     try:
+        surveyed(io.BytesIO(data), Path(name), zipped=data.startswith(b"PK"), advice=_ADVICE)
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UnsafeProgramError(f"'{name}' is pickled, and reading a pickle may run any code") from error

@@ -153,25 +153,30 @@ def _top_folder(names: list[str]) -> str:
 
 def _survey_legacy(file: IO[bytes], survey: Survey) -> None:
     """The old format: a magic number, a version, facts on the machine, the object, names of storages, the storages."""
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        size = len(data)
-        survey.held = lambda _key: size
-        stream = Stream(data)
-        for _ in range(4):
-            start = stream.position
-            survey_pickle(stream, survey)
-        if survey.holds_source:
-            raise Refused("it holds a module in the old format of torch.save, together with its classes' source code")
-        protocol = data[start : start + 2]
-        keys = survey_pickle(stream, survey)
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise Refused("the names of its storages are none")
-        claimed = sum(8 + survey.storages[key].size for key in keys if key in survey.storages)
-        if len(set(keys)) < len(keys) or set(keys) != set(survey.storages) or claimed > size - stream.position:
-            raise Refused(
-                f"its storages claim {claimed} bytes, and the file holds {size - stream.position} of storages"
-            )
-    _check_protocol(protocol)
+    try:
+        data: bytes | mmap.mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError:  # bytes in memory
+        file.seek(0)
+        data = file.read()
+    size = len(data)
+    survey.held = lambda _key: size
+    stream = Stream(data)
+    for _ in range(4):
+        start = stream.position
+        survey_pickle(stream, survey)
+    keys = survey_pickle(stream, survey)
+    if survey.holds_source:
+        raise Refused("it holds a module in the old format of torch.save, together with its classes' source code")
+    _check_storages(keys, survey, size - stream.position)
+    _check_protocol(data[start : start + 2])
+
+
+def _check_storages(keys: object, survey: Survey, held: int) -> None:
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise Refused("the names of its storages are none")
+    claimed = sum(8 + survey.storages[key].size for key in keys if key in survey.storages)
+    if len(set(keys)) < len(keys) or set(keys) != set(survey.storages) or claimed > held:
+        raise Refused(f"its storages claim {claimed} bytes, and the file holds {held} of storages")
 
 
 def _check_protocol(data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -23,6 +24,7 @@ from crafted_pickles import (
     text,
     tuple_of,
 )
+from torch.distributed import checkpoint as distributed
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.data.arrays import read_arrays
@@ -175,6 +177,29 @@ def test_a_torch_file_of_data_that_claims_more_than_it_holds_is_refused(tmp_path
     body, told = CLAIMS[name]
     path = saved_zip(tmp_path / "data.pt", pickle_of(dict_of(x=body)), {"0": bytes(16), "1": bytes(16)})
     assert told in refused(path, read_arrays, DataError)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (call("builtins.bytearray", number(10**10)), "it asks for a bytearray of any size"),
+        (tensor((1, 4), (4, 1), of=storage(count=HUGE)), "claims 4000000000 bytes"),
+    ],
+)
+def test_a_block_of_a_distributed_checkpoint_is_surveyed_too(tmp_path, body, told):
+    """The block is exchanged for a hostile one of the same length."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distributed.save({"w": torch.ones(1, 400)}, checkpoint_id=tmp_path / "saved", no_dist=True)
+    (block,) = (tmp_path / "saved").glob("*.distcp")
+    evil = saved_zip(tmp_path / "evil", pickle_of(body)).read_bytes()
+    missing = block.stat().st_size - len(evil)
+    with zipfile.ZipFile(tmp_path / "evil", "a") as archive:
+        archive.writestr("m/p", bytes(missing - 30 - 3 - 46 - 3))
+    assert (tmp_path / "evil").stat().st_size == block.stat().st_size
+    block.write_bytes((tmp_path / "evil").read_bytes())
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint(tmp_path / "saved")
 
 
 def array_file(shape, content=b"", dtype="<f4", version=(1, 0)):

@@ -231,6 +231,15 @@ def test_keys_that_take_forever_to_hash_are_refused(tmp_path, key, use):
     )
 
 
+@pytest.mark.parametrize("key", [nested(1_000_000), doubled(60)], ids=["deep", "doubled"])
+@pytest.mark.parametrize(
+    "use", [lambda key: b"}" + key + b"Ns", lambda key: b"}(" + key + b"Nu"], ids=["item", "items"]
+)
+def test_such_keys_in_the_metadata_of_a_distributed_checkpoint_are_refused(tmp_path, key, use):
+    (tmp_path / ".metadata").write_bytes(pickle_of(use(key)))
+    assert ".metadata" in refusal(tmp_path).found
+
+
 def test_a_pickle_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("prelu_doctor.untrusted.pickle_survey._MOST_STEPS", 1000)
     error = refusal(saved_zip(tmp_path / "m.pt", pickle_of(b"]" * 2000)))
