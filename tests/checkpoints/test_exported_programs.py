@@ -18,9 +18,8 @@ from prelu_doctor.patient import open_patient
 from prelu_doctor.treatment.conversion import Treatment
 from prelu_doctor.treatment.fine_tuning import Training
 from tests.zoo.axes import LastAxisTransformerFeedForward
-from tests.zoo.loops import RnnReluOfTwoLayers
+from tests.zoo.loops import BlockCalledTwice, RnnReluOfTwoLayers
 from tests.zoo.planted import PlantedModel
-from tests.zoo.loops import BlockCalledTwice
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 UNTRAINED = Treatment(training=Training(steps=0))
@@ -236,7 +235,9 @@ def test_activations_of_every_form_are_converted(tmp_path):
 
 def test_a_program_in_memory_is_scanned_like_its_file(tmp_path):
     buffer = io.BytesIO()
-    torch.export.save(torch.export.export(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), (torch.zeros(2, 4),)), buffer)
+    torch.export.save(
+        torch.export.export(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), (torch.zeros(2, 4),)), buffer
+    )
     (tmp_path / "m.pt2").write_bytes(buffer.getvalue())
     module = open_patient(tmp_path / "m.pt2").module
     assert [site.id for site in scan(module, [torch.randn(2, 4)]).sites] == ["1"]

@@ -177,7 +177,9 @@ def test_a_method_of_a_module_in_memory_is_run_instead_and_the_module_stays_as_i
     assert patient.module(torch.zeros(2, 4)).shape == (2, 5)
     assert net(torch.zeros(2, 4)).shape == (2, 2)
     assert type(net) is Encodes
-    with pytest.raises(UsageError, match=r"--method decode: Encodes has no such method\nexpected: one of 'forward', 'encode'"):
+    with pytest.raises(
+        UsageError, match=r"--method decode: Encodes has no such method\nexpected: one of 'forward', 'encode'"
+    ):
         open_patient(net, method="decode")
 
 
