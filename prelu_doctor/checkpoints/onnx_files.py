@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from prelu_doctor.checkpoints.external_data import SecondFiles
 from prelu_doctor.checkpoints.onnx_claims import claim_problem, claimed_size, structure_problem
 from prelu_doctor.checkpoints.onnx_protobuf import all_tensors, opset_of
+from prelu_doctor.checkpoints.onnx_sizes import LARGEST, size_problem
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, reason_of
 from prelu_doctor.file_kinds import FileKind, recognised
@@ -122,6 +123,13 @@ def read_onnx(path: Path) -> StoredOnnx:
     with SecondFiles(path) as second:
         for tensor in all_tensors(model):
             _settle(tensor, second, path)
+    problem = size_problem(model)
+    if problem:
+        raise CheckpointError(
+            f"{escaped(path)} holds {problem}",
+            f"at most {LARGEST:,}",
+            "get the file again from its source: it is damaged, or made to fill the memory",
+        )
     _fix_initialisers(model)
     weights = _taken_out(model)
     _check_valid(model, path)
