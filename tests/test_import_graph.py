@@ -162,7 +162,14 @@ def test_hooks_and_modes_have_one_owner():
 
 def test_files_are_read_in_few_places():
     readers = users_of(
-        "torch.load", "safe_open", "load_file", "torch.jit.load", "torch.export.load", "load_pt2", "np.load", "pickle.load"
+        "torch.load",
+        "safe_open",
+        "load_file",
+        "torch.jit.load",
+        "torch.export.load",
+        "load_pt2",
+        "np.load",
+        "pickle.load",
     )
     programs = {"checkpoints/exported_programs.py", "checkpoints/torchscript.py"}
     assert readers == {"checkpoints/pickles.py", "checkpoints/safetensors_files.py", "data/arrays.py"} | programs

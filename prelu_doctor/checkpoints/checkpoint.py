@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from prelu_doctor.checkpoints.contents import Contents, weights_or_module
 from prelu_doctor.checkpoints.exported_programs import read_exported_program
-from prelu_doctor.checkpoints.program_devices import move
 from prelu_doctor.checkpoints.pickles import unpickled
+from prelu_doctor.checkpoints.program_devices import move
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.recipes import recipe_beside
 from prelu_doctor.checkpoints.recognition import readable_kind

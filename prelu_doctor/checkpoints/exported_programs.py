@@ -6,7 +6,6 @@ code. What it gets to read here is an archive made anew from what was looked thr
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import logging
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from prelu_doctor.checkpoints.contents import Contents
 from prelu_doctor.checkpoints.exported_checks import checked_payload, without_code
@@ -214,7 +213,9 @@ def _trains(module: fx.GraphModule) -> bool:
 def expected_inputs(program: torch.export.ExportedProgram) -> ExpectedInputs:
     """What the program was exported for: sizes that it left open are None."""
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    values = {name: placeholders[name].meta.get("val") for name in program.graph_signature.user_inputs if name in placeholders}
+    values = {
+        name: placeholders[name].meta.get("val") for name in program.graph_signature.user_inputs if name in placeholders
+    }
     return ExpectedInputs(
         tuple(
             ExpectedInput(name, tuple(size if isinstance(size, int) else None for size in value.shape), value.dtype)

@@ -10,7 +10,6 @@ from pathlib import Path
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, reason_of
 
-
 _COMPRESSED = (".py", ".debug_pkl", ".pkl")
 """Endings of what torch compresses."""
 _EXPANSION = 20

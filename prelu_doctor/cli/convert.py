@@ -54,7 +54,7 @@ def run(
             "-o",
             "--output",
             metavar="OUT.safetensors",
-            help="The converted checkpoint. OUT.pt2 is a program that needs no class. With another ending: a plain state"
+            help="The converted checkpoint; OUT.pt2 is a program that needs no class. Any other ending: a plain state"
             " dict, its recipe in a file beside it.",
         ),
     ],
@@ -175,7 +175,9 @@ def run(
         from prelu_doctor.outputs import check_targets
         from prelu_doctor.treatment.converted_file import files_of
 
-        check_targets([*files_of(output), *(file for file in (onnx, pt2) if file)], force=force, inputs=inputs.files(checkpoint))
+        check_targets(
+            [*files_of(output), *(file for file in (onnx, pt2) if file)], force=force, inputs=inputs.files(checkpoint)
+        )
         treatment = _treatment(
             alpha=alpha,
             alpha_shape=alpha_shape.value,

@@ -86,7 +86,7 @@ def _exported(model: nn.Module, batch: Batch, *, open_batch: bool) -> torch.expo
     with undisturbed(model), quiet():
         plain = _plain_output(model, batch)
         axes = {0: torch.export.Dim(BATCH_AXIS, min=1)}
-        shapes: Any = {name: axes for name in named_inputs(model, batch)} if batch.kwargs else (axes,) * len(batch.args)
+        shapes: Any = dict.fromkeys(named_inputs(model, batch), axes) if batch.kwargs else (axes,) * len(batch.args)
         try:
             with torch.no_grad():
                 return torch.export.export(
@@ -123,7 +123,9 @@ def _plain_output(model: nn.Module, batch: Batch) -> bool:
 def _is_plain(output: Any) -> bool:
     if type(output) in (tuple, list):
         return all(map(_is_plain, output))
-    return all(map(_is_plain, output.values())) if type(output) is dict else isinstance(output, Tensor) or output is None
+    return (
+        all(map(_is_plain, output.values())) if type(output) is dict else isinstance(output, Tensor) or output is None
+    )
 
 
 def _reason(error: BaseException) -> str:

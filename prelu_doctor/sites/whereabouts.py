@@ -120,4 +120,6 @@ def source_line(places: Sequence[tuple[str, int]]) -> str:
     return "unknown"
 
 
-_OF_TORCH = re.compile(r"((-packages|lib)[\\/]|^)(torch|prelu_doctor)[\\/]|^<|[\\/]torch[\\/]nn[\\/]|[\\/]prelu_doctor[\\/]treatment[\\/]")
+_OF_TORCH = re.compile(
+    r"((-packages|lib)[\\/]|^)(torch|prelu_doctor)[\\/]|^<|[\\/]torch[\\/]nn[\\/]|[\\/]prelu_doctor[\\/]treatment[\\/]"
+)

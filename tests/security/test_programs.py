@@ -197,8 +197,12 @@ def test_arithmetic_is_let_through(text):
 
 def test_a_name_that_is_code_is_not_compiled(program, marker):
     code = f"__import__('os').mkdir({str(marker)!r}) or relu"
-    text = records_of(program)["archive/models/model.json"].replace(b'"name": "relu"', f'"name": {json.dumps(code)}'.encode())
-    rewritten(program, {"models/model.json": text.replace(b'"relu": {"dtype"', f'{json.dumps(code)}: {{"dtype"'.encode())})
+    text = records_of(program)["archive/models/model.json"].replace(
+        b'"name": "relu"', f'"name": {json.dumps(code)}'.encode()
+    )
+    rewritten(
+        program, {"models/model.json": text.replace(b'"relu": {"dtype"', f'{json.dumps(code)}: {{"dtype"'.encode())}
+    )
     assert "would put into code" in refusal(program)
     assert not marker.exists()
 
@@ -433,7 +437,7 @@ def test_code_that_is_no_plain_text_is_refused(tmp_path):
 def test_what_a_program_prints_and_warns_reaches_no_stream(tmp_path, capfd):
     class Talks(Rectifies):
         def forward(self, x):
-            print("\x1b[31m hello")
+            print("\x1b[31m hello")  # noqa: T201
             return torch.relu(self.fc(x))
 
     path = scripted(tmp_path, Talks())
@@ -446,7 +450,9 @@ def test_the_reading_of_real_archives_needs_no_trust(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Flatten(), nn.LazyLinear(4)).eval()
     x = torch.randn(2, 3, 8, 8)
     net(x)
-    for number, made in enumerate((torch.jit.script(net), torch.jit.trace(net, x), torch.jit.freeze(torch.jit.script(net)))):
+    for number, made in enumerate(
+        (torch.jit.script(net), torch.jit.trace(net, x), torch.jit.freeze(torch.jit.script(net)))
+    ):
         torch.jit.save(made, tmp_path / f"{number}.pt", _extra_files={"notes.txt": "anything"})
         module = read_checkpoint(tmp_path / f"{number}.pt").module
         assert torch.allclose(module(copy.deepcopy(x)), net(x), atol=1e-6)
