@@ -124,7 +124,9 @@ def test_resnet_has_the_sites_and_counts_of_the_eager_model(resnet, tmp_path, dy
     assert len(found) == 17
     for one, other in zip(eager, found, strict=True):
         assert (other.id, other.units, other.unit_axis, other.axis_assumed) == (one.id, one.units, 1, False)
-        assert [name for name in one.producers if ".bn" not in f".{name}" and "downsample.1" not in name] == other.producers
+        assert [
+            name for name in one.producers if ".bn" not in f".{name}" and "downsample.1" not in name
+        ] == other.producers
         assert other.consumers == [name for name in one.consumers if ".bn" not in f".{name}"]
         assert other.positive_rate == pytest.approx(one.positive_rate, abs=0.01)
         assert other.firing_rate == pytest.approx(one.firing_rate, abs=1 / SAMPLES + 1e-9)
