@@ -1,4 +1,4 @@
-"""A trained note detector (basic-pitch, an ONNX file that TensorFlow wrote): 3 ReLU calls, 72 units, none of them dead."""
+"""A trained note detector (basic-pitch, an ONNX file made from TensorFlow): 3 ReLU calls, 72 units, none dead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def patient():
 
 
 def speech(length: int, seed: int) -> np.ndarray:
-    """Speech-like sound: a gliding voice with three formants that comes and goes, hiss between, faint noise, loudness."""
+    """Speech-like sound: a gliding voice of three formants that comes and goes, hiss between, faint noise."""
     random = np.random.default_rng(seed)
     seconds = np.arange(length) / RATE
 
