@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -16,11 +18,13 @@ from prelu_doctor.bare_weights import BareWeights, weights_report
 from prelu_doctor.data.batches import Batch, Dataset
 from prelu_doctor.deployment import onnx_file, parity
 from prelu_doctor.deployment.freezing import why_frozen
+from prelu_doctor.deployment.pt2_file import export_pt2
 from prelu_doctor.devices import device_of
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
 from prelu_doctor.errors import BrokenPromiseError, DoctorError, ForwardError, UsageError
+from prelu_doctor.escaping import escaped
 from prelu_doctor.onnx_patient import OnnxPatient
 from prelu_doctor.onnx_scanning.scan import OnnxScan, scan_onnx
 from prelu_doctor.outputs import Writer, check_targets, write_together
@@ -112,13 +116,21 @@ class Conversion:
     _dataset: Dataset
 
     def save(
-        self, path: str | Path, *, onnx: str | Path | None = None, opset: int | None = None, force: bool = False
+        self,
+        path: str | Path,
+        *,
+        onnx: str | Path | None = None,
+        pt2: str | Path | None = None,
+        opset: int | None = None,
+        force: bool = False,
     ) -> records.ConvertReport:
-        """Writes the converted checkpoint, and an ONNX file proved equal to it: all of it or nothing.
+        """Writes the converted checkpoint, an ONNX file and a program, both proved equal to it: all of it or nothing.
 
         Args:
-            path: `.safetensors` for one file; anything else gets a plain state dict with its recipe beside it.
+            path: `.safetensors` for one file, `.pt2` for a program of torch.export that needs neither the class nor
+                this package; anything else gets a plain state dict with its recipe beside it.
             onnx: Where an ONNX file goes, if wanted.
+            pt2: Where a program goes, if wanted beside the checkpoint.
             opset: Its operator set.
             force: Whether existing files may be replaced.
 
@@ -126,11 +138,16 @@ class Conversion:
             The report with the parity of the ONNX file and the names of what was written.
 
         Raises:
-            BrokenPromiseError: The ONNX file is not the same function; nothing was written.
+            BrokenPromiseError: The ONNX file or the program is not the same function; nothing was written.
             UsageError: A file exists already or cannot be written.
         """
-        converted = converted_writers(self.model, self.recipe, Path(path))
+        programs = [Path(target) for target in (path, pt2) if target is not None and Path(target).suffix == ".pt2"]
+        if pt2 is not None and Path(pt2) not in programs:
+            raise UsageError(f"--pt2 {escaped(pt2)}", "a file whose name ends in .pt2", "--pt2 healed.pt2")
+        converted = converted_writers(self.model, self.recipe, Path(path)) if Path(path) not in programs else []
         writers: list[tuple[Path, Writer]] = [(target, _told_as_os_error(write)) for target, write in converted]
+        for program in programs:
+            writers.append((program, functools.partial(export_pt2, self.model, self._dataset.scanned)))
         proofs: list[records.ParityReport] = []
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
@@ -164,6 +181,7 @@ def convert(
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "converted")
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=options.seed)
     treated = treat(patient.module, dataset, options, phase or no_progress)
     recipe = Recipe(
@@ -173,6 +191,7 @@ def convert(
         sites=treated.recipes,
         none_arguments=treated.none_arguments,
         functions=tuple(sorted(options.functions)),
+        method=patient.record.method,
         options=_plain_options(options),
     ).after(patient.recipe)
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
@@ -194,6 +213,7 @@ def export_onnx(
         DoctorError: The model or the data cannot be used.
     """
     patient = _opened(model)
+    _check_python_model(patient.module, patient.record, "exported")
     check_targets([Path(path)], force=force)
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     proofs: list[records.ParityReport] = []
@@ -251,6 +271,16 @@ def _check_numbers(options: Treatment) -> None:
             f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
             "slopes that start within their range",
             f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
+        )
+
+
+def _check_python_model(module: nn.Module, model: records.Model, done: str) -> None:
+    """Refuses TorchScript, which is compiled and can be neither operated on nor exported."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{escaped(model.path) or 'the model'} is TorchScript, compiled code, which cannot be {done}",
+            "the model's Python class, which takes the weights out of the same file",
+            "--arch module:callable beside it, with the class that was scripted or traced",
         )
 
 

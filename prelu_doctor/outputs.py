@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,7 +65,7 @@ def write_together(writers: Sequence[tuple[Path, Writer]], *, force: bool, input
             _write(target, write, folders[_folder(target)] / target.resolve().name)
         moves = _moves(targets, folders)
         check_targets((target for _, target in moves), force=force, inputs=inputs)
-        _publish(moves)
+        _publish(moves, force=force)
     extra = [target for _, target in moves if target not in {t.resolve() for t in targets}]
     return targets + extra
 
@@ -80,7 +81,11 @@ def _check_target(target: Path, force: bool) -> None:
     if target.exists() and not target.is_file():
         raise UsageError(f"{target} is not a regular file", "the name of a file to write", "another name")
     if not force:
-        raise UsageError(f"{target} exists", "a new file", "another name, or --force to replace it")
+        raise _in_the_way(target)
+
+
+def _in_the_way(target: Path) -> UsageError:
+    return UsageError(f"{target} exists", "a new file", "another name, or --force to replace it")
 
 
 def _check_not_input(target: Path, inputs: Iterable[Path]) -> None:
@@ -149,26 +154,51 @@ def _moves(targets: list[Path], folders: dict[Path, Path]) -> list[tuple[Path, P
     return sorted(moves, key=lambda move: move[1] in main)
 
 
-def _publish(moves: list[tuple[Path, Path]]) -> None:
-    """Rename every file into place; where one rename fails, undo those before it."""
+def _publish(moves: list[tuple[Path, Path]], *, force: bool) -> None:
+    """Rename every file into place; where one rename fails, undo those before it.
+
+    Without `force` a target that has appeared since it was checked is left alone, as far as the file system can tell.
+    """
     done: list[tuple[Path | None, Path]] = []
     try:
         for staged, target in moves:
-            previous = _kept(target, staged)
-            staged.replace(target)
+            previous = _kept(target, staged) if force else None
+            if force:
+                staged.replace(target)
+            else:
+                _rename_to_new(staged, target)
             done.append((previous, target))
     except BaseException as error:
         for previous, target in reversed(done):
             _restore(previous, target)
+        if isinstance(error, FileExistsError):
+            raise _in_the_way(moves[len(done)][1]) from error
         if isinstance(error, OSError):
             raise _refusal(moves[len(done)][1], error) from error
         raise
 
 
+def _rename_to_new(staged: Path, target: Path) -> None:
+    """Rename unless the target exists: a plain rename would replace it. The staged name goes with its folder.
+
+    Raises:
+        FileExistsError: It does.
+    """
+    try:
+        os.link(staged, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        staged.replace(target)
+
+
 def _kept(target: Path, staged: Path) -> Path | None:
-    """A second name for the file that is about to be replaced; None where there is none."""
+    """A second name for the file that is about to be replaced; None where there is none. The new one gets its mode."""
     if not target.exists():
         return None
+    staged.chmod(stat.S_IMODE(target.stat().st_mode))
     previous = staged.with_name(f"{staged.name}.previous")
     try:
         os.link(target, previous)

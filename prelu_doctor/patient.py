@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from prelu_doctor import records
 from prelu_doctor.bare_weights import BareWeights
@@ -15,11 +16,15 @@ from prelu_doctor.checkpoints.architecture import build_architecture
 from prelu_doctor.checkpoints.checkpoint import StoredCheckpoint, read_checkpoint
 from prelu_doctor.checkpoints.finiteness import non_finite_names
 from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.checkpoints.program_devices import move
+from prelu_doctor.checkpoints.reading import Reading
+from prelu_doctor.checkpoints.torchscript import running
 from prelu_doctor.devices import chosen_device
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.file_kinds import FileKind, recognised
+from prelu_doctor.methods import run_method
 from prelu_doctor.onnx_patient import OnnxPatient, open_onnx_patient
 from prelu_doctor.treatment.converted_file import restore
 from prelu_doctor.treatment.recipe import Recipe, decode_recipe
@@ -105,7 +110,8 @@ def open_weights_or_patient(
     Nor is an ONNX model, which can be scanned although it has no module.
     """
     if isinstance(source, nn.Module):
-        return Patient(source, _record(source, path="", sha256="", kind="in-memory"))
+        module = source if method is None else _with_method(copy.copy(source), method)
+        return Patient(module, records.replace(_record(module, path="", sha256="", kind="in-memory"), method=method))
     if recognised(Path(source), error=CheckpointError) is FileKind.ONNX:
         options = {"--arch": arch, "--arch-arg": arch_args, "--weights-key": weights_key, "--method": method}
         return open_onnx_patient(
@@ -113,15 +119,23 @@ def open_weights_or_patient(
         )
     target = chosen_device(device)
     stored = read_checkpoint(
-        source, trust=trust, allow_classes=allow_classes, weights_key=weights_key, weights_alone=arch is not None
+        source,
+        trust=trust,
+        allow_classes=allow_classes,
+        weights_key=weights_key,
+        weights_alone=arch is not None,
+        method=None if arch else method,
     )
     if stored.state is not None and arch is None:
         return _bare(stored, str(source))
-    module = _module_of(stored, arch, arch_args or {}).to(target)
+    reading = Reading(trust=trust, allowed_classes=tuple(allow_classes), method=method)
+    module, fitted = _module_of(stored, arch, arch_args or {}, reading)
+    module = move(module, target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
-    record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}))
+    record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}), method=method)
+    note = ", ".join(part for part in (stored.note, fitted) if part)
     recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
-    return Patient(module, record, stored.note, stored.expected, recipe)
+    return Patient(module, record, note, stored.expected, recipe)
 
 
 def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
@@ -131,23 +145,53 @@ def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
     return BareWeights(path, stored.sha256, stored.kind, stored.state, slopes, stored.note)
 
 
-def _module_of(stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object]) -> nn.Module:
-    if stored.module is not None:
-        if arch is not None:
-            raise UsageError(
-                f"{escaped(stored.path)} holds a whole module, and --arch names another one",
-                "--arch for files that hold weights alone",
-                "leave --arch out",
-            )
-        return stored.module
-    assert stored.state is not None
+def _module_of(
+    stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object], reading: Reading
+) -> tuple[nn.Module, str]:
+    """The module, and what was done to make names fit."""
+    method = reading.method
+    if stored.module is not None and arch is None:
+        return stored.module if stored.kind in _PROGRAMS or method is None else _with_method(stored.module, method), ""
+    state = stored.state if stored.module is None else _weights_of_program(stored)
+    assert state is not None
     assert arch is not None
     with torch.random.fork_rng(devices=[]):
-        fresh = build_architecture(arch, dict(arch_args))
+        fresh = build_architecture(arch, dict(arch_args), reading)
     if stored.recipe_text is not None:
-        return restore(fresh, stored.recipe_text, stored.state)
-    load_weights(fresh, stored.state)
-    return fresh
+        return restore(fresh, stored.recipe_text, state, method=method), ""
+    note = load_weights(fresh, state)
+    return fresh if method is None else _with_method(fresh, method), note
+
+
+_PROGRAMS = ("torchscript", "pt2")
+"""Kinds of files that hold a program, whose reader picks the method; its weights fit the class that it was made of."""
+
+
+def _weights_of_program(stored: StoredCheckpoint) -> dict[str, Tensor]:
+    assert stored.module is not None
+    if stored.kind not in _PROGRAMS:
+        raise UsageError(
+            f"{escaped(stored.path)} holds a whole module, and --arch names another one",
+            "--arch for files that hold weights alone",
+            "leave --arch out",
+        )
+    state = dict(stored.module.state_dict())
+    if not state:
+        raise UsageError(
+            f"{escaped(stored.path)} is a frozen program: its weights are constants without names",
+            "weights by name",
+            "leave --arch out to scan it as it is, or save the program again unfrozen",
+        )
+    return state
+
+
+def _with_method(module: nn.Module, method: str) -> nn.Module:
+    """The module, changed so that calling it runs the method."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return running(module, method)
+    if not (isinstance(module, fx.GraphModule) and method == "forward"):
+        run_method(module, method)
+    return module
 
 
 def _record(module: nn.Module, *, path: str, sha256: str, kind: str) -> records.Model:

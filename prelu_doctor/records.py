@@ -49,13 +49,15 @@ class Model(Record, frozen=True, kw_only=True):
     sha256: str
     """Of the file's bytes; empty where the model did not come from a file."""
     kind: str
-    """What the file was recognised as: torch-module, state-dict, safetensors, converted, in-memory."""
+    """What the file was recognised as: torch-module, state-dict, safetensors, torchscript, pt2, converted, in-memory."""
     parameters: Count
     """Number of parameter elements."""
     arch: str | None = None
     """The architecture the user named, where the file holds weights alone."""
     arch_args: dict[str, Any] = {}
     """Its keyword arguments."""
+    method: str | None = None
+    """What runs instead of `forward`, or the program that was taken of several."""
     non_finite: list[str] = []
     """Names of parameters and buffers that hold a NaN or an infinity."""
 

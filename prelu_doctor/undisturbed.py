@@ -23,7 +23,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     off inside: their fused kernels hide the ReLU. What was given to `torch.compile` runs as plain Python inside, and
     scripted modules are frozen: once they have run with gradients, TorchScript refuses to run them in inference mode.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]  # frozen: no mode
     attributes = [
         (own, dict(own))
         for module in model.modules()

@@ -9,10 +9,12 @@ from msgspec import structs
 from prelu_doctor.diagnosis.findings import findings
 from prelu_doctor.diagnosis.totals import totals
 from prelu_doctor.diagnosis.verdict import verdict
+from prelu_doctor.diagnosis.weight_findings import weight_findings
 from prelu_doctor.gate.judgement import judge, undecided
 from prelu_doctor.gate.summary import summarise
 from prelu_doctor.records import (
     CheckReport,
+    ClosedChannels,
     ConvertReport,
     Data,
     DeclinedUnits,
@@ -20,6 +22,7 @@ from prelu_doctor.records import (
     FineTune,
     Fit,
     Model,
+    NonFiniteTensor,
     ParityCheck,
     ParityReport,
     Preservation,
@@ -27,8 +30,11 @@ from prelu_doctor.records import (
     Site,
     SiteChange,
     Slopes,
+    StoredSlopes,
     Tool,
     Unresolved,
+    WeightsExamination,
+    ZeroSlices,
 )
 
 TOOL = Tool(version="1.2.3")
@@ -108,6 +114,71 @@ def a_dying_cnn(**changes: Any) -> ScanReport:
     ]
     unresolved = [Unresolved(id="aux_head.relu", reason="this module was never called by the forward")]
     return a_report(sites, unresolved=unresolved, **changes)
+
+
+def a_weights_examination(**changes: Any) -> WeightsExamination:
+    given: dict[str, Any] = {"tensors": 30, "floating": 26, "layers": 9, "norms": 6, "slopes": [], "non_finite": []}
+    return WeightsExamination(**given | {"zero_slices": [], "closed_channels": []} | changes)
+
+
+def zero_slices(tensor: str = "fc.weight", *, of: int = 8, zero: int = 1, **changes: Any) -> ZeroSlices:
+    given: dict[str, Any] = {"tensor": tensor, "shape": [of, 3], "slices": "outputs", "axis": 0, "of": of, "zero": zero}
+    return ZeroSlices(**given | {"indices": list(range(zero)) if zero < of else []} | changes)
+
+
+def closed_channels(tensor: str = "bn.weight", *, proved: int = 0, probable: int = 0, **changes: Any) -> ClosedChannels:
+    given: dict[str, Any] = {"tensor": tensor, "shift": tensor.replace("weight", "bias"), "of": 16}
+    given |= {"running_statistics": True, "proved": proved, "proved_indices": list(range(proved))}
+    return ClosedChannels(**given | {"probable": probable, "probable_indices": list(range(9, 9 + probable))} | changes)
+
+
+def stored_slopes(tensor: str = "act.weight", **changes: Any) -> StoredSlopes:
+    given: dict[str, Any] = {"tensor": tensor, "of": 2, "surety": "undetermined", "min": -0.5, "mean": -0.125}
+    return StoredSlopes(**given | {"max": 0.25, "flat": 0, "values": [-0.5, 0.25]} | changes)
+
+
+def a_weights_report(
+    weights: WeightsExamination | None = None, *, unresolved: list[Unresolved] | None = None, **model: Any
+) -> ScanReport:
+    weights, unresolved = weights or a_weights_examination(), unresolved or []
+    broken = [held.tensor for held in weights.non_finite if not held.mask]
+    data = Data(source="weights-only", synthetic=False, samples=0, seed=0)
+    found = weight_findings(weights, unresolved)
+    return ScanReport(
+        tool=TOOL,
+        model=a_model(**{"path": "weights.pt", "kind": "state-dict", "non_finite": broken} | model),
+        data=data,
+        sites=[],
+        unresolved=unresolved,
+        totals=totals([]),
+        findings=found,
+        verdict=verdict(found, data),
+        basis="weights-only",
+        weights=weights,
+    )
+
+
+def sick_weights(**model: Any) -> ScanReport:
+    """One of everything that weights alone tell."""
+    transposed = "a transposed convolution, whose outputs lie on the other axis, looks the same"
+    weights = a_weights_examination(
+        slopes=[
+            stored_slopes("features.1.act.weight", of=64, flat=3),
+            stored_slopes("prelu.weight", of=1, surety="one element", min=0.25, mean=0.25, max=0.25, values=[0.25]),
+        ],
+        non_finite=[
+            NonFiniteTensor(tensor="encoder.layers.11.attention.output.weight", elements=589824, nan=3, infinite=1),
+            NonFiniteTensor(tensor="decoder.mask", elements=100, nan=0, infinite=45, mask=True),
+        ],
+        zero_slices=[
+            zero_slices("features.1.conv.weight", of=64, zero=9, shape=[64, 32, 3, 3], dead=9, doubt=transposed),
+            zero_slices("classifier.fc.weight", of=1000, zero=2, indices=[3, 999], dead=1),
+            zero_slices("features.2.conv.weight", slices="inputs", axis=1, of=64, zero=4, doubt=transposed),
+        ],
+        closed_channels=[closed_channels("features.0.bn.weight", proved=2, probable=1)],
+    )
+    left_out = [Unresolved(id="head.packed", reason="it is no plain array: torch.sparse_coo")]
+    return a_weights_report(weights, unresolved=left_out, **model)
 
 
 def a_converted_cnn(**changes: Any) -> ConvertReport:

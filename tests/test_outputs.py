@@ -22,6 +22,10 @@ def raises(error):
     return write
 
 
+def no_links(*_):
+    raise OSError(errno.EPERM, "no links here")
+
+
 def contents(folder):
     return {path.name: path.read_text() for path in folder.iterdir()}
 
@@ -62,8 +66,8 @@ def test_what_a_writer_leaves_beside_its_file_comes_along_before_it(folder, monk
         path.with_name("a.data").write_text("2")
 
     order = []
-    rename = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, target: order.append(target.name) or rename(path, target))
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda path, target: order.append(target.name) or link(path, target))
     written = write_together([(folder / "a", write)], force=False)
     assert contents(folder) == {"a": "1", "a.data": "2"}
     assert written == [folder / "a", folder / "a.data"]
@@ -134,6 +138,54 @@ def test_a_full_disk_that_a_library_calls_a_runtime_error_is_the_same_error(fold
     assert contents(folder) == {}
 
 
+def appearing(folder, monkeypatch, name):
+    """From now on a file of this name appears in the folder when the temporary files have been checked."""
+    checked = outputs.check_targets
+
+    def check(targets, **options):
+        targets = list(targets)
+        checked(targets, **options)
+        if list(folder.glob(".prelu-doctor-*")):
+            (folder / name).write_text("somebody else's")
+
+    monkeypatch.setattr(outputs, "check_targets", check)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_target_that_appears_between_check_and_rename_is_left_alone_and_nothing_is_written(
+    folder, monkeypatch, links
+):
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    appearing(folder, monkeypatch, "b")
+    with pytest.raises(UsageError, match="b exists"):
+        write_together([(folder / name, writes("new")) for name in "abc"], force=False)
+    assert contents(folder) == {"b": "somebody else's"}
+
+
+def test_a_new_file_is_written_where_there_are_no_links_too_and_has_one_name_where_there_are(folder, monkeypatch):
+    write_together([(folder / "a", writes("1"))], force=False)
+    assert (folder / "a").stat().st_nlink == 1
+    monkeypatch.setattr(os, "link", no_links)
+    write_together([(folder / "b", writes("2"))], force=False)
+    assert contents(folder) == {"a": "1", "b": "2"}
+
+
+def test_force_replaces_a_target_that_appears_too(folder, monkeypatch):
+    appearing(folder, monkeypatch, "a")
+    write_together([(folder / "a", writes("new"))], force=True)
+    assert contents(folder) == {"a": "new"}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_file_that_is_replaced_keeps_its_mode(folder, mode):
+    (folder / "a").write_text("old")
+    (folder / "a").chmod(mode)
+    write_together([(folder / "a", writes("new"))], force=True)
+    assert (folder / "a").stat().st_mode & 0o7777 == mode
+    assert contents(folder) == {"a": "new"}
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_rename_that_fails_undoes_those_before_it(folder, monkeypatch, links):
     (folder / "a").write_text("old")
@@ -143,9 +195,6 @@ def test_a_rename_that_fails_undoes_those_before_it(folder, monkeypatch, links):
         if target.name == "c":
             raise PermissionError(errno.EPERM, "Operation not permitted")
         return rename(path, target)
-
-    def no_links(*_):
-        raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(Path, "replace", stubborn)
     if not links:

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.imports import call_user_code, imported_object
@@ -16,21 +17,22 @@ _PYTHON_WORDS: dict[str, object] = {"True": True, "False": False, "None": None}
 _CALLABLE = "a callable that returns an nn.Module (a class counts)"
 
 
-def build_architecture(spec: str, arguments: dict[str, object]) -> nn.Module:
+def build_architecture(spec: str, arguments: dict[str, object], reading: Reading | None = None) -> nn.Module:
     """The module that `--arch` names.
 
     Args:
         spec: `module:callable`, `path/to/file.py:callable` (imported with the current directory first on
-            `sys.path`), or the path of a checkpoint that holds a module: a pickled one of torch.nn classes, or the
-            folder of a Hugging Face model.
+            `sys.path`), or the path of a checkpoint that holds a module: a pickled one of torch.nn classes, a program
+            of torch.export, or the folder of a Hugging Face model.
         arguments: Keyword arguments of the callable.
+        reading: How such a checkpoint may be read, and which of its programs to take; None: classes of torch.nn alone.
 
     Raises:
         CheckpointError: Where there is no such callable, its code raises, or it returns something else.
         UsageError: Where arguments are given to something that takes none.
     """
-    if Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py")):
-        return _stored_module(spec, arguments)
+    if spec and (Path(spec).is_dir() or (Path(spec).is_file() and not spec.endswith(".py"))):
+        return _stored_module(spec, arguments, reading or Reading())
     built = imported_object(spec, option="--arch", error=CheckpointError)
     if not callable(built) and not isinstance(built, nn.Module):
         raise CheckpointError(f"--arch {escaped(spec)}: a {type(built).__name__}", _CALLABLE)
@@ -60,14 +62,15 @@ def parse_arch_args(pairs: list[str]) -> dict[str, object]:
     return arguments
 
 
-def _stored_module(spec: str, arguments: dict[str, object]) -> nn.Module:
+def _stored_module(spec: str, arguments: dict[str, object], reading: Reading) -> nn.Module:
     if arguments:
         raise UsageError(f"--arch {escaped(spec)}: a file", "no --arch-arg with it", "leave --arch-arg out")
-    module = read_checkpoint(spec).module
+    stored = read_checkpoint(spec, trust=reading.trust, allow_classes=reading.allowed_classes, method=reading.method)
+    module = stored.module
     if module is None:
         raise CheckpointError(
             f"--arch {escaped(spec)}: holds weights, but no module",
-            "a pickled module of torch.nn classes, or the folder of a Hugging Face model",
+            "a pickled module of torch.nn classes, a program of torch.export, or the folder of a Hugging Face model",
             "--arch module:callable",
         )
     return module

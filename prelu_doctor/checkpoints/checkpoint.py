@@ -13,19 +13,25 @@ from torch import Tensor, nn
 
 from prelu_doctor.checkpoints.contents import Contents, weights_or_module
 from prelu_doctor.checkpoints.distributed import read_distributed
+from prelu_doctor.checkpoints.exported_programs import read_exported_program
 from prelu_doctor.checkpoints.folders import sha256_of, weights_in
 from prelu_doctor.checkpoints.hugging_face import read_hugging_face
 from prelu_doctor.checkpoints.pickles import unpickled
+from prelu_doctor.checkpoints.program_devices import move
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.recipes import recipe_beside
 from prelu_doctor.checkpoints.recognition import readable_kind
 from prelu_doctor.checkpoints.safetensors_files import read_safetensors
 from prelu_doctor.checkpoints.sharded import read_sharded
+from prelu_doctor.checkpoints.torchscript import read_torchscript
+from prelu_doctor.checkpoints.versions import with_versions_of
 from prelu_doctor.checkpoints.wrappers import without_wrappers
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.file_kinds import FileKind, recognised
+from prelu_doctor.untrusted.opened_files import opened
+from prelu_doctor.untrusted.zip_checks import check_zip
 
 Kind = Literal[
     "torch-module",
@@ -71,6 +77,7 @@ def read_checkpoint(
     allow_classes: Sequence[str] = (),
     weights_key: str | None = None,
     weights_alone: bool = False,
+    method: str | None = None,
     device: torch.device | str = "cpu",
 ) -> StoredCheckpoint:
     """Read a checkpoint, recognised by its content, without running its code.
@@ -85,6 +92,7 @@ def read_checkpoint(
         allow_classes: Names of classes of the user's, `package.module.Class`, that a pickled module may use.
         weights_key: Where in a training dictionary the weights stand; None for the usual keys.
         weights_alone: Do not build the module that a folder describes: its weights go elsewhere.
+        method: Which of a file's programs to take, and what to run of TorchScript instead of `forward`.
         device: Where the tensors come to lie.
 
     Raises:
@@ -92,21 +100,43 @@ def read_checkpoint(
         UsageError: Where the device is not there.
     """
     path = Path(path)
-    file_kind = readable_kind(path)
-    if file_kind is FileKind.FOLDER:
+    if readable_kind(path) is FileKind.FOLDER:
         path = weights_in(path)
-        file_kind = readable_kind(path)
     reading = Reading(
-        trust=trust, allowed_classes=tuple(allow_classes), weights_key=weights_key, weights_alone=weights_alone
+        trust=trust,
+        allowed_classes=tuple(allow_classes),
+        weights_key=weights_key,
+        weights_alone=weights_alone,
+        method=method,
     )
+    read = _read_parts if readable_kind(path) in _IN_PARTS else _read_file
+    return _on_device(read(path, reading), device)
+
+
+def _read_file(path: Path, reading: Reading) -> StoredCheckpoint:
+    with opened(path, error=CheckpointError) as file:
+        file_kind = readable_kind(file.path)
+        if file_kind in _PROGRAMS and not reading.trust:
+            check_zip(file.path, error=CheckpointError)
+        contents = _READERS[file_kind](file.path, reading)
+        return _stored(contents, path, file.sha256, file_kind)
+
+
+def _read_parts(path: Path, reading: Reading) -> StoredCheckpoint:
+    file_kind = readable_kind(path)
     contents = _READERS[file_kind](path, reading)
-    sha256 = sha256_of(path, contents.files)
-    return _on_device(_stored(contents, path, sha256, file_kind), device)
+    return _stored(contents, path, sha256_of(path, contents.files), file_kind)
+
+
+_PROGRAMS = (FileKind.TORCHSCRIPT, FileKind.PT2)
+_IN_PARTS = (FileKind.SHARDED, FileKind.HUGGING_FACE_FOLDER, FileKind.DISTRIBUTED_FOLDER)
+"""Kinds that consist of several files, each opened by itself."""
 
 
 def _from_pickle(path: Path, reading: Reading, *, zipped: bool) -> Contents:
-    content = unpickled(path, zipped=zipped, trust=reading.trust)
-    return weights_or_module(content, path, trust=reading.trust)
+    found = unpickled(path, zipped=zipped, reading=reading)
+    contents = weights_or_module(found.content, path, reading, found.classes)
+    return replace(contents, note=", ".join(note for note in (contents.note, found.note) if note))
 
 
 def _stored(contents: Contents, path: Path, sha256: str, file_kind: FileKind) -> StoredCheckpoint:
@@ -141,6 +171,8 @@ _KINDS: dict[FileKind, Kind] = {
     FileKind.SAFETENSORS: "safetensors",
     FileKind.HUGGING_FACE_FOLDER: "hugging-face",
     FileKind.DISTRIBUTED_FOLDER: "distributed",
+    FileKind.TORCHSCRIPT: "torchscript",
+    FileKind.PT2: "pt2",
 }
 
 
@@ -160,6 +192,8 @@ def _shard(path: Path, reading: Reading) -> Contents:
 
 _READERS: dict[FileKind, Callable[[Path, Reading], Contents]] = {
     FileKind.SAFETENSORS: read_safetensors,
+    FileKind.TORCHSCRIPT: read_torchscript,
+    FileKind.PT2: read_exported_program,
     FileKind.TORCH_ZIP: partial(_from_pickle, zipped=True),
     FileKind.TORCH_LEGACY: partial(_from_pickle, zipped=False),
     FileKind.SHARDED: partial(read_sharded, read_file=_shard),
@@ -173,8 +207,10 @@ def _on_device(stored: StoredCheckpoint, device: torch.device | str) -> StoredCh
         target = torch.device(device)
         if target.type == "cpu":
             return stored
-        state = stored.state and {name: tensor.to(target) for name, tensor in stored.state.items()}
-        module = stored.module and stored.module.to(target)
+        state = stored.state and with_versions_of(
+            stored.state, {name: tensor.to(target) for name, tensor in stored.state.items()}
+        )
+        module = stored.module and move(stored.module, target)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise UsageError(
             f"device '{escaped(device)}': {escaped(error, 300)}", "a device that is there", "--device cpu"

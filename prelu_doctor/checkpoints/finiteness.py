@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_PIECE = 2**18  # values
+
 
 def non_finite_names(module: nn.Module) -> list[str]:
     """Names of parameters, then buffers, that hold a NaN or an infinity; each tensor once.
@@ -29,6 +31,10 @@ def _is_mask(buffer: Tensor) -> bool:
 def _finite(tensor: Tensor) -> bool:
     if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
+    # Piece by piece: the comparison makes tensors of the same size.
+    return all(_finite_piece(piece) for piece in tensor.detach().flatten().split(_PIECE)) if tensor.numel() else True
+
+
+def _finite_piece(values: Tensor) -> bool:
     # The one-byte floats know no isfinite of their own.
-    values = tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
-    return bool(torch.isfinite(values).all())
+    return bool(torch.isfinite(values.float() if values.element_size() == 1 else values).all())

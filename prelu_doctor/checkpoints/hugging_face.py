@@ -7,6 +7,7 @@ from pathlib import Path
 from prelu_doctor.checkpoints.contents import Contents
 from prelu_doctor.checkpoints.folders import weights_in
 from prelu_doctor.checkpoints.hugging_face_config import plain_config
+from prelu_doctor.checkpoints.mapped_memory import aligned
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.sharded import ReadFile
 from prelu_doctor.checkpoints.transformers_models import built_model
@@ -35,9 +36,11 @@ def read_hugging_face(folder: Path, reading: Reading, *, read_file: ReadFile) ->
     held = read_file(weights, reading)
     files = (*(held.files or (weights,)), folder / CONFIG)
     if held.state is None:
-        raise CheckpointError(f"{escaped(weights)}: holds a module", "a state dict beside config.json", "give that file")
+        raise CheckpointError(
+            f"{escaped(weights)}: holds a module", "a state dict beside config.json", "give that file"
+        )
     if reading.weights_alone or held.recipe_text is not None:
         return Contents(state=held.state, note=held.note, recipe_text=held.recipe_text, files=files)
     config = plain_config(folder / CONFIG, most=sum(tensor.nbytes for tensor in held.state.values()))
-    module, note = built_model(folder, config, held.state)
+    module, note = built_model(folder, config, aligned(held.state))
     return Contents(module=module, note=", ".join(part for part in (held.note, note) if part), files=files)

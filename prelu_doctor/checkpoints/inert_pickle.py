@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from prelu_doctor.untrusted.pickle_values import check_keys
+
 
 @dataclass(frozen=True)
 class Name:
@@ -64,7 +66,7 @@ def described(data: bytes, allowed: Callable[[Name], bool]) -> Any:
 
 
 # The Python reader of the standard library: the one in C reserves memory for any memo index that a pickle names.
-_Base: type[Any] = pickle._Unpickler  # type: ignore[attr-defined]
+_Base: type[Any] = pickle._Unpickler
 
 _READ = frozenset(
     getattr(pickle, opcode)
@@ -103,6 +105,18 @@ class _Reader(_Base):  # type: ignore[misc]
             raise pickle.UnpicklingError("gives a state to something that no call made")
         made.state = state
 
-    dispatch = {  # noqa: RUF012 - the base class keeps it so
-        code: read for code, read in _Base.dispatch.items() if bytes([code]) in _READ
-    } | {pickle.REDUCE[0]: _call, pickle.NEWOBJ[0]: _call, pickle.BUILD[0]: _build}
+    def _set_item(self) -> None:
+        check_keys(self.stack[-2:-1])
+        self.load_setitem()
+
+    def _set_items(self) -> None:
+        check_keys(self.stack[::2])
+        self.load_setitems()
+
+    dispatch = {code: read for code, read in _Base.dispatch.items() if bytes([code]) in _READ} | {
+        pickle.REDUCE[0]: _call,
+        pickle.NEWOBJ[0]: _call,
+        pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+    }

@@ -4,51 +4,79 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prelu_doctor.checkpoints.wrappers import wrapperless
+from prelu_doctor.checkpoints.mapped_memory import MappedFiles, copy_into
+from prelu_doctor.checkpoints.name_fitting import fit_names, is_counter, prefix_hint
+from prelu_doctor.checkpoints.versions import versions_of
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped
 
 _SHOWN = 10
 
 
-def load_weights(module: nn.Module, state: dict[str, Tensor]) -> None:
+def load_weights(module: nn.Module, state: dict[str, Tensor]) -> str:
     """Load the weights into the module: all of them, or none.
 
-    Names must be the same on both sides, but for wrappers' prefixes (`module.`, `_orig_mod.`) on either. A name that
-    is missing is not missed where its parameter goes by another name too that is there (tied weights).
+    Names must be the same on both sides, but for what `fit_names` makes equal. A name that is missing is not missed
+    where its parameter goes by another name too that is there (tied weights).
 
     Args:
         module: Changed in place, once everything fits.
         state: The weights by name.
+
+    Returns:
+        What was done to make the names fit; may be empty.
 
     Raises:
         CheckpointError: Where names are missing or unexpected, or shapes or types differ: all of them at once.
     """
     entries = _entries(module)
     targets = _targets(entries)
-    state = OrderedDict(_renamed_to_fit(state, targets))
+    state, note = fit_names(state, targets)
     missing = _missing(targets, state)
     unexpected = [name for name in state if name not in targets]
     misfits = [line for name in targets if name in state and (line := _misfit(name, state[name], targets[name]))]
     misfits += _untied(targets, state)
     if missing or unexpected or misfits:
-        raise _mismatch(missing, unexpected, misfits, _common_prefix_hint(list(state), list(targets)))
-    # The versions of the architecture's classes, whose names and shapes these are: a safetensors file has none, and
-    # some classes refuse weights without.
-    state._metadata = getattr(entries, "_metadata", None)  # type: ignore[attr-defined]
+        raise _mismatch(missing, unexpected, misfits, prefix_hint(list(state), list(targets)))
+    plain = set(_loaded_plainly(module, ""))
+    others = OrderedDict((name, tensor) for name, tensor in state.items() if name not in plain)
+    # The architecture's versions, whose names and shapes these are, where the file has none of its own: a safetensors
+    # file never has, and some classes refuse weights without.
+    others._metadata = {**versions_of(entries), **versions_of(state)}  # type: ignore[attr-defined]
     try:
         # Not strict: what strict would check was checked, but tied weights and extra state would fail it.
-        module.load_state_dict(state, strict=False)
+        module.load_state_dict(others, strict=False)
+        files = MappedFiles()
+        for name in (name for name in state if name in plain):
+            copy_into(targets[name], state[name], files)
     except Exception as error:
         raise CheckpointError(
             f"the architecture cannot take these weights: {escaped(error, 300)}", "dense tensors that can be copied"
         ) from error
+    return note
+
+
+def _loaded_plainly(module: nn.Module, prefix: str) -> Iterator[str]:
+    """The names that `load_state_dict` would copy as they are: no class or hook on the way has its own idea of them.
+
+    It would copy each in one go, and so hold every page of a mapped file beside the model.
+    """
+    loaders = ("load_state_dict", "_load_from_state_dict")
+    if any(getattr(type(module), loader) is not getattr(nn.Module, loader) for loader in loaders):
+        return
+    if module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks:
+        return
+    for own in (module._parameters, module._buffers):
+        yield from (f"{prefix}{name}" for name, tensor in own.items() if tensor is not None)
+    for name, part in module._modules.items():
+        if part is not None:
+            yield from _loaded_plainly(part, f"{prefix}{name}.")
 
 
 def _entries(module: nn.Module) -> dict[str, Any]:
@@ -71,18 +99,13 @@ def _targets(entries: dict[str, Any]) -> dict[str, Tensor]:
     return targets
 
 
-def _renamed_to_fit(state: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    if state.keys() == targets.keys():
-        return state
-    inner = {wrapperless(name): name for name in targets}
-    renamed = {inner.get(wrapperless(name), name): tensor for name, tensor in state.items()}
-    unambiguous = len(inner) == len(targets) and len(renamed) == len(state)
-    return renamed if unambiguous else state
-
-
 def _missing(targets: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     given = {id(targets[name]) for name in state if name in targets}
-    return [name for name, target in targets.items() if name not in state and id(target) not in given]
+    return [
+        name
+        for name, target in targets.items()
+        if name not in state and id(target) not in given and not is_counter(name, state)
+    ]
 
 
 def _misfit(name: str, tensor: Tensor, target: Tensor) -> str:
@@ -137,22 +160,3 @@ def _shown(lines: list[str], every: Sequence[str]) -> list[str]:
 def _with_nearest(name: str, others: Sequence[str], where: str) -> str:
     near = difflib.get_close_matches(name, others, n=1)
     return f"'{escaped(name)}'" + (f" (nearest {where}: '{escaped(near[0])}')" if near else "")
-
-
-def _common_prefix_hint(found: list[str], expected: list[str]) -> str:
-    removable = _prefix_between(found, expected)
-    if removable:
-        return f"save the weights again without the prefix '{escaped(removable)}': then every name would match"
-    addable = _prefix_between(expected, found)
-    if addable:
-        return f"save the weights again with the prefix '{escaped(addable)}' added: then every name would match"
-    return ""
-
-
-def _prefix_between(longer: list[str], shorter: list[str]) -> str:
-    """The prefix without which the longer names are the shorter ones; "" where there is none."""
-    if not longer:
-        return ""
-    parts = longer[0].split(".")
-    prefixes = (".".join(parts[:k]) + "." for k in range(1, len(parts)))
-    return next((p for p in prefixes if {p + name for name in shorter} == set(longer)), "")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, is_plain_name
+from prelu_doctor.untrusted.pickle_names import activation_functions
 
 _DEEPEST = 200
 _MOST_PATHS = 1_000_000
@@ -32,23 +33,29 @@ def check_trusted_module(module: nn.Module, path: Path) -> None:
         raise _unsound(path, "a lazy layer in it has no shape yet", "run it once on a batch before saving it")
 
 
-def check_restored_module(module: nn.Module, path: Path) -> None:
-    """Check a module made of torch.nn classes, whose attributes a hostile file may have chosen freely.
+def check_restored_module(module: nn.Module, path: Path, classes: frozenset[type] = frozenset()) -> None:
+    """Check a module made of known classes, whose attributes a hostile file may have chosen freely.
 
     Every part must have what `nn.Module.__init__` gives it, and nothing that runs: no hooks, nothing callable among
-    its attributes (a `forward` of its own), nothing that stands in for a method. No part may contain itself, nor be
-    reached by so many paths that walking them would not end.
+    its attributes (a `forward` of its own), nothing that stands in for a method. A class of torch.nn's or an activation
+    function is fine, where the module's class keeps such a thing by a name of its own. No part may contain itself, nor
+    be reached by so many paths that walking them would not end.
+
+    Args:
+        module: Not changed.
+        path: For messages.
+        classes: Those of the user's that may stand among attributes.
 
     Raises:
         CheckpointError: Where one of this does not hold.
     """
-    problem = _first_problem(module)
+    problem = _first_problem(module, classes)
     if problem:
         raise _unsound(path, problem)
     check_trusted_module(module, path)
 
 
-def _first_problem(root: nn.Module) -> str:
+def _first_problem(root: nn.Module, classes: frozenset[type]) -> str:
     # Depth first with a stack of its own: a chain of thousands of modules must not end in a RecursionError.
     paths: dict[int, int] = {}
     trail: set[int] = set()
@@ -63,7 +70,9 @@ def _first_problem(root: nn.Module) -> str:
             return "a module in it contains itself"
         if id(module) in paths:
             continue
-        problem = _part_problem(module) or ("its modules are nested too deep" if len(trail) >= _DEEPEST else "")
+        problem = _part_problem(module, classes) or (
+            "its modules are nested too deep" if len(trail) >= _DEEPEST else ""
+        )
         if problem:
             return problem
         trail.add(id(module))
@@ -76,7 +85,7 @@ def _children(module: nn.Module) -> list[nn.Module]:
     return [child for child in module.__dict__["_modules"].values() if child is not None]
 
 
-def _part_problem(module: nn.Module) -> str:
+def _part_problem(module: nn.Module, classes: frozenset[type]) -> str:
     attributes = module.__dict__
     name = type(module).__name__
     if not isinstance(attributes.get("training"), bool):
@@ -84,7 +93,7 @@ def _part_problem(module: nn.Module) -> str:
     for key, allowed in (("_parameters", nn.Parameter), ("_buffers", Tensor), ("_modules", nn.Module)):
         if not _holds(attributes.get(key), allowed):
             return f"the {key} of a {name} in it are not what they should be"
-    foreign = [key for key, value in attributes.items() if _runs(module, key, value)]
+    foreign = [key for key, value in attributes.items() if _runs(module, key, value, classes)]
     if foreign:
         return f"a {name} in it carries code: '{escaped(foreign[0])}'"
     if any(_has_hooks(tensor) for key in ("_parameters", "_buffers") for tensor in attributes[key].values()):
@@ -102,11 +111,19 @@ def _holds(entries: Any, allowed: type) -> bool:
     )
 
 
-def _runs(module: nn.Module, key: str, value: object) -> bool:
+def _runs(module: nn.Module, key: str, value: object, classes: frozenset[type]) -> bool:
     if "hooks" in key:
         # `is_full_backward_hook` is a flag and has no "hooks" in its name.
         return not (isinstance(value, Mapping) and not value)
-    return callable(value) or callable(getattr(type(module), str(key), None))
+    if callable(getattr(type(module), str(key), None)):
+        return True
+    return callable(value) and not _is_known(value, classes)
+
+
+def _is_known(value: object, classes: frozenset[type]) -> bool:
+    if isinstance(value, type):
+        return value in classes or value.__module__.startswith("torch.nn.modules.")
+    return any(value is function for function in activation_functions())
 
 
 def _has_hooks(tensor: Tensor | None) -> bool:

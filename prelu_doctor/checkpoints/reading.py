@@ -15,9 +15,11 @@ class Reading:
             file itself holds runs.
         weights_key: Where in a training dictionary the weights stand, as `ema` or `ema.shadow`; None: the usual keys.
         weights_alone: True where the user names the architecture, so that no module need be built.
+        method: Which of a file's programs to take, and what to run instead of `forward`.
     """
 
     trust: bool = False
     allowed_classes: tuple[str, ...] = ()
     weights_key: str | None = None
     weights_alone: bool = False
+    method: str | None = None

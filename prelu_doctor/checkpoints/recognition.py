@@ -14,6 +14,8 @@ _READABLE = frozenset(
         FileKind.TORCH_LEGACY,
         FileKind.SAFETENSORS,
         FileKind.SHARDED,
+        FileKind.TORCHSCRIPT,
+        FileKind.PT2,
         FileKind.HUGGING_FACE_FOLDER,
         FileKind.DISTRIBUTED_FOLDER,
         FileKind.FOLDER,
@@ -21,12 +23,9 @@ _READABLE = frozenset(
 )
 _SAVE_STATE = "torch.save(model.state_dict(), 'weights.pt')"
 _FROM_ORIGINAL = f"in Python, take the original model and write {_SAVE_STATE}, then pass --arch module:callable"
-_EXPECTED = "a torch.save or safetensors file, or a folder of them"
-
+_EXPECTED = "a torch.save, safetensors, TorchScript or torch.export file, or a folder of weights"
 # Formats that are a model, but not one that is read today; "not supported yet" stands in their message.
 _NOT_YET: dict[FileKind, str] = {
-    FileKind.TORCHSCRIPT: _FROM_ORIGINAL,
-    FileKind.PT2: _FROM_ORIGINAL,
     FileKind.TORCH_PACKAGE: _FROM_ORIGINAL,
     FileKind.ONNX: "give the PyTorch checkpoint that the ONNX file was exported from",
 }

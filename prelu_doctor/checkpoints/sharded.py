@@ -78,9 +78,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _files(index: Path, weight_map: dict[str, str]) -> dict[str, Path]:
     """The path of each file, by the name that the index gives it."""
-    return {
-        name: file_in_folder(index.parent, name, named_by=index) for name in dict.fromkeys(weight_map.values())
-    }
+    return {name: file_in_folder(index.parent, name, named_by=index) for name in dict.fromkeys(weight_map.values())}
 
 
 def _weights(contents: Contents, path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from torch.nn.modules import module as registration
 
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed, reason_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _ARCH = "--arch module:callable"
 
@@ -62,7 +59,8 @@ def built_model(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) 
     return module, f"{len(leftover)} weights left over: {listed(leftover, 3)}" if leftover else ""
 
 
-def _model_class(folder: Path, config: Mapping[str, Any]) -> type[PreTrainedModel]:
+def _model_class(folder: Path, config: Mapping[str, Any]) -> Any:
+    """The subclass of `transformers.PreTrainedModel` that the configuration names."""
     try:
         import transformers
         from transformers import PreTrainedModel
@@ -161,15 +159,16 @@ def _quiet() -> Iterator[None]:
     except ImportError:
         yield
         return
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    notes: Any = logging
+    level, bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
+    notes.set_verbosity(notes.CRITICAL)
+    notes.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        notes.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            notes.enable_progress_bar()
 
 
 def _misfit(folder: Path, problem: str) -> CheckpointError:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from prelu_doctor.checkpoints.versions import with_versions_of
+
 COMPILE_MARK = "_orig_mod."
 PREFIXES = ("module.", COMPILE_MARK)  # DistributedDataParallel and DataParallel, torch.compile
+_AVERAGED = "n_averaged"  # the buffer of a torch.optim.swa_utils.AveragedModel, which calls the model `module`
 
 
 def without_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -20,8 +23,11 @@ def without_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     Returns:
         The weights in the same order, and the note ("" where nothing was removed).
     """
-    names = list(state)
     removed: list[str] = []
+    if _AVERAGED in state and _common_prefix([name for name in state if name != _AVERAGED]) == PREFIXES[0]:
+        state = with_versions_of(state, {name: value for name, value in state.items() if name != _AVERAGED})
+        removed.append(f"'{_AVERAGED}' of an averaged model left out")
+    names = list(state)
     while prefix := _common_prefix(names):
         names = [name.removeprefix(prefix) for name in names]
         removed.append(f"prefix '{prefix}' removed")
@@ -31,7 +37,13 @@ def without_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
         removed.append(f"'{COMPILE_MARK}' removed from within {inner} names")
     if len(set(names)) < len(names):
         return state, ""
-    return dict(zip(names, state.values(), strict=True)), ", ".join(removed)
+    fitted = with_versions_of(state, dict(zip(names, state.values(), strict=True)), wrapperless_path)
+    return fitted, ", ".join(removed)
+
+
+def wrapperless_path(path: str) -> str:
+    """The path of a module without any wrapper's prefix; "" for the wrapper itself."""
+    return wrapperless(f"{path}.x")[:-2]
 
 
 def wrapperless(name: str) -> str:

@@ -11,7 +11,7 @@ import typer
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import FormatOfCheck, GateFormat
 from prelu_doctor.cli.inputs import Inputs
-from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress, note, show
+from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress, note, say, show
 from prelu_doctor.errors import DoctorError, UsageError
 
 if TYPE_CHECKING:
@@ -98,8 +98,18 @@ def _judged(
     except DoctorError as error:
         if debug:
             show(error, debug=True)
+        else:  # the report has the whole of it
+            say(f"error: {_named(file, error)}")
         return undecided(str(file), str(error))
     return judge(report, allow_synthetic=allow_synthetic, **limits)
+
+
+def _named(file: Path, error: DoctorError) -> str:
+    """What was found, in one line that names the file."""
+    from prelu_doctor.escaping import escaped, plain
+
+    found = error.found.partition("\n")[0]
+    return found if any(name in found for name in (plain(str(file)), escaped(file))) else f"{plain(str(file))}: {found}"
 
 
 def _report_of(file: Path, *, inputs: Inputs, phase: Phase, quiet: bool) -> ScanReport:

@@ -54,11 +54,21 @@ def run(
             "-o",
             "--output",
             metavar="OUT.safetensors",
-            help="The converted checkpoint. With another ending: a plain state dict, its recipe in a file beside it.",
+            help="The converted checkpoint. OUT.pt2 is a program that needs no class. With another ending: a plain state"
+            " dict, its recipe in a file beside it.",
         ),
     ],
     onnx: Annotated[
         Path | None, typer.Option("--onnx", metavar="OUT.onnx", help="Also export, and prove the file equal.")
+    ] = None,
+    pt2: Annotated[
+        Path | None,
+        typer.Option(
+            "--pt2",
+            metavar="OUT.pt2",
+            rich_help_panel="Output options",
+            help="Also write a torch.export program, proved to be the same function; it needs no class.",
+        ),
     ] = None,
     arch: options.Arch = None,
     arch_arg: options.ArchArgs = None,
@@ -165,7 +175,9 @@ def run(
         from prelu_doctor.outputs import check_targets
         from prelu_doctor.treatment.converted_file import files_of
 
-        check_targets([*files_of(output), *([onnx] if onnx else [])], force=force, inputs=inputs.files(checkpoint))
+        check_targets(
+            [*files_of(output), *(file for file in (onnx, pt2) if file)], force=force, inputs=inputs.files(checkpoint)
+        )
         treatment = _treatment(
             alpha=alpha,
             alpha_shape=alpha_shape.value,
@@ -188,9 +200,9 @@ def run(
             note(patient.note, quiet=quiet)
         with live_progress(quiet=quiet) as phase:
             conversion = convert(patient, inputs.dataset(patient), treatment, phase=phase)
-            if onnx:
+            if onnx or pt2 or output.suffix == ".pt2":
                 phase("exporting and proving", 0, None, None)
-            report = conversion.save(output, onnx=onnx, force=force)
+            report = conversion.save(output, onnx=onnx, pt2=pt2, force=force)
         deliver(report, form, None, force=force, quiet=quiet)
 
 

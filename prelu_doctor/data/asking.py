@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
+from prelu_doctor.data.first_layer import TIME_FIRST, TOKENS, FirstLayer
 from prelu_doctor.data.intake import Intake, described
 from prelu_doctor.data.shapes import type_name
 from prelu_doctor.errors import DataError
 from prelu_doctor.escaping import escaped, listed
 from prelu_doctor.expected_inputs import ExpectedInput, ExpectedInputs
 
-RECURRENT = ("RNN", "LSTM", "GRU")
-_TOKENS = ("Embedding", "EmbeddingBag")
 _ONE_SHAPE = "--input-shape with the shape of one sample, without the batch axis, as --input-shape 3,224,224"
 
 
-def kind_of(layer: nn.Module) -> str:
-    """The class of torch.nn that a layer is or comes from; empty for a class of somebody's own."""
-    if isinstance(layer, torch.jit.ScriptModule):
-        return str(layer.original_name)
-    return next((base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("torch.nn.modules")), "")
-
-
-def for_several_inputs(intake: Intake, layer: nn.Module) -> DataError:
+def for_several_inputs(intake: Intake, layer: FirstLayer) -> DataError:
     """The forward requires more than one argument.
 
     Args:
         intake: What the model takes.
-        layer: Its first layer with parameters.
+        layer: Its first layer.
     """
     names = intake.signature.required
-    if kind_of(layer) in _TOKENS:
+    if layer.kind in TOKENS:
         return DataError(
-            f"the model's forward takes {listed(names)}, and its first layer looks up whole numbers",
+            f"the model's forward takes {listed(names)}, and its first layer '{escaped(layer.name)}' looks up whole "
+            "numbers",
             "samples: they cannot be drawn as noise",
             f"--data tokens.npz with the arrays {listed(names)}, the tokens among them as int64{_below(layer)}",
         )
@@ -45,29 +35,28 @@ def for_several_inputs(intake: Intake, layer: nn.Module) -> DataError:
     )
 
 
-def for_what_no_layer_tells(intake: Intake, name: str, layer: nn.Module) -> DataError:
-    """The first layer with parameters tells no shape.
+def for_what_no_layer_tells(intake: Intake, layer: FirstLayer) -> DataError:
+    """The first layer tells no shape.
 
     Args:
         intake: What the model takes.
-        name: The layer's path.
-        layer: The layer; the model itself where none has parameters.
+        layer: Its first layer; the model itself where none has parameters.
     """
-    kind = kind_of(layer)
-    told = f"the model's first layer '{escaped(name)}' ({kind or type(layer).__name__})"
+    told = f"the model's first layer '{escaped(layer.name)}'{f' ({layer.kind})' if layer.kind else ''}"
     argument = next(iter((*intake.signature.required, *intake.signature.names)), "x")
-    if kind in _TOKENS:
+    if layer.kind in TOKENS:
         return DataError(
             f"{told} looks up whole numbers",
             "samples: they cannot be drawn as noise",
             f"--data tokens.npz with an int64 array '{escaped(argument)}' [N, length]{_below(layer)}",
         )
-    if kind in RECURRENT:
+    if layer.kind in TIME_FIRST:
+        features = layer.features
         return DataError(
-            f"{told} takes time on axis 0 and does not tell whether the model does",
-            "samples, or the shape of one where the model's own axis 0 is the batch",
-            f"--input-shape T,{layer.input_size} where it is; else --data module:callable that yields whole calls, "
-            f"prelu_doctor.Call(x) with x [T, N, {layer.input_size}]",
+            f"{told} takes time on axis 0, which does not tell whether the model does",
+            f"samples of '{escaped(argument)}', or the shape of one where the model's own axis 0 is the batch",
+            f"--input-shape T,{features} with a number of steps where it is; else --data module:callable that yields "
+            f"whole calls, prelu_doctor.Call(x) with x [T, N, {features}]",
         )
     return DataError(
         f"{told} does not tell the shape of an input",
@@ -113,6 +102,5 @@ def _letter(size: int | None, axis: int) -> str:
     return "ABCDEFGH"[axis % 8] if size is None else str(size)
 
 
-def _below(layer: nn.Module) -> str:
-    words = getattr(layer, "num_embeddings", None)
-    return f", whole numbers below {words}" if isinstance(words, int) else ""
+def _below(layer: FirstLayer) -> str:
+    return f", whole numbers below {layer.words}"

@@ -28,7 +28,8 @@ def batch_from(item: Any, signature: ForwardSignature, what: str) -> Batch:
 
     A tuple is read by the number of arguments that the forward requires: that many parts are the inputs, one more
     tensor is the target. Without a model, or with `*args` alone, one input is taken for required. Wherever a tensor
-    may stand, so may a tuple, list or dictionary of tensors, or (beside tensors) a number, a string or None.
+    may stand, so may a tuple, list or dictionary of tensors; where an argument is required or named, a number, a string
+    or None.
 
     Args:
         item: A tensor; a tuple or list of inputs; (inputs, target) whose inputs are a tuple or dictionary; a
@@ -95,7 +96,9 @@ _PARTS = "tensors, numbers, strings and None, in tuples, lists and dictionaries"
 def _by_position(parts: list[Any], signature: ForwardSignature, what: str) -> Batch:
     required = max(1, len(signature.required))
     most = max(required, signature.positional)
-    odd = not all(_is_part(part) for part in parts) or not any(_holds_arrays(part) for part in parts)
+    # A plain value is an argument only where one is required: a name or an index often stands behind the inputs.
+    odd = not all(_is_part(part) and (k < required or _holds_arrays(part)) for k, part in enumerate(parts))
+    odd = odd or not any(_holds_arrays(part) for part in parts)
     if len(parts) in (required + 1, most + 1) and _is_array(parts[-1]) and not odd:
         return _batch(tuple(parts[:-1]), {}, what, parts[-1])
     if (required <= len(parts) <= most or (signature.any_positional and len(parts) > required)) and not odd:

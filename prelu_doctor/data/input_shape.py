@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 
 from prelu_doctor.data import asking
+from prelu_doctor.data.first_layer import TIME_FIRST, FirstLayer, first_layer
 from prelu_doctor.data.intake import Intake
 from prelu_doctor.devices import device_of
 from prelu_doctor.errors import DataError
@@ -18,6 +18,9 @@ Shape = tuple[int, ...]
 _SIZES_2D = (224, 28, 32, 64, 8, 16, 96, 128, 48, 256, 299, 112, 12, 14, 20, 24, 40, 50, 100, 160, 192, 227, 384, 512)
 _SIZES_1D = (64, 128, 256, 16, 32, 100, 200, 512, 1000, 1024, 2048, 4096, 8000, 16000)
 _SIZES_3D = (16, 8, 32, 64)
+_CONVOLUTIONS = {f"Conv{axes}d": axes for axes in (1, 2, 3)}
+_TRANSPOSED = {f"ConvTranspose{axes}d": axes for axes in (1, 2, 3)}
+_NORMS = {f"BatchNorm{axes}d": axes for axes in (1, 2, 3)}
 _STEPS = 16  # of a sequence; recurrent nets take any number
 
 
@@ -42,57 +45,41 @@ def guessed_input_shape(intake: Intake, *, seed: int = 0) -> tuple[Shape, str]:
         DataError: Where the first layer does not tell, several inputs are required, or no candidate runs.
     """
     assert intake.model is not None
-    name, layer = _first_layer(intake.model)
+    layer = first_layer(intake.model)
     if len(intake.signature.required) > 1:
         raise asking.for_several_inputs(intake, layer)
     candidates = _candidates(layer)
     if not candidates:
-        raise asking.for_what_no_layer_tells(intake, name, layer)
+        raise asking.for_what_no_layer_tells(intake, layer)
     with undisturbed(intake.model), torch.inference_mode():
         for shape in candidates:
             if _runs(intake, shape, seed):
-                return shape, f", guessed from '{escaped(name)}'"
+                return shape, f", guessed from '{escaped(layer.name)}'"
     raise DataError(
-        f"the model runs on no input of a shape that its first layer '{escaped(name)}' suggests: "
+        f"the model runs on no input of a shape that its first layer '{escaped(layer.name)}' suggests: "
         f"{', '.join('x'.join(map(str, shape)) for shape in candidates[:4])}, ...",
         "the shape of one sample, without the batch axis",
-        f"--input-shape {_example(candidates[0])}, with the sizes that the model was trained on (or --data SPEC)",
+        f"--input-shape {_example(layer, candidates[0])}, with the sizes it was trained on (or --data SPEC)",
     )
 
 
-def _first_layer(model: nn.Module) -> tuple[str, nn.Module]:
-    """The first module, in the order they were made, that has parameters of its own."""
-    for name, module in model.named_modules():
-        if any(True for _ in module.parameters(recurse=False)):
-            return name or type(module).__name__, module
-    return type(model).__name__, model
-
-
-def _candidates(layer: nn.Module) -> list[Shape]:
-    kind = asking.kind_of(layer)
+def _candidates(layer: FirstLayer) -> list[Shape]:
+    kind = layer.kind
     if kind == "Linear":
-        features = _size(layer, "in_features", axis=1)
+        features = layer.size("in_features", axis=1)
         return [(features,), (_STEPS, features)]
-    if kind in asking.RECURRENT:
+    if kind in TIME_FIRST:
         # Without batch_first, axis 0 of the input is time: it cannot be told from outside which axis is the sample.
-        return [(_STEPS, _size(layer, "input_size", axis=1))] if getattr(layer, "batch_first", False) else []
+        return [(_STEPS, layer.features)] if layer.batch_first else []
     if kind == "LayerNorm":
-        return [tuple(_weight(layer).shape)]
-    if kind.startswith("BatchNorm"):
-        return _sized(_size(layer, "num_features", axis=0), axes=int(kind[-2]))
-    if kind.startswith("Conv"):
-        return _sized(_size(layer, "in_channels", axis=0 if "Transpose" in kind else 1), axes=int(kind[-2]))
+        return [layer.weight_shape]
+    if kind in _NORMS:
+        return _sized(layer.size("num_features", axis=0), _NORMS[kind])
+    if kind in _CONVOLUTIONS:
+        return _sized(layer.size("in_channels", axis=1), _CONVOLUTIONS[kind])
+    if kind in _TRANSPOSED:
+        return _sized(layer.size("in_channels", axis=0), _TRANSPOSED[kind])
     return []
-
-
-def _size(layer: nn.Module, attribute: str, axis: int) -> int:
-    """A size that the layer names; a traced one has nothing but its weight to tell it."""
-    named = getattr(layer, attribute, None)
-    return int(named) if isinstance(named, int) else _weight(layer).shape[axis]
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    return next(layer.parameters(recurse=False))
 
 
 def _sized(channels: int, axes: int) -> list[Shape]:
@@ -113,6 +100,10 @@ def _runs(intake: Intake, shape: Shape, seed: int) -> bool:
     return True
 
 
-def _example(shape: Shape) -> str:
-    axes = ",".join("DHW"[-(len(shape) - 1) :]) if len(shape) > 1 else ""
-    return f"{shape[0]},{axes}" if axes else str(shape[0])
+def _example(layer: FirstLayer, shape: Shape) -> str:
+    """What to write for one sample, with letters for the sizes that the layer leaves open."""
+    spatial = {**_CONVOLUTIONS, **_TRANSPOSED, **_NORMS}.get(layer.kind)
+    if spatial:
+        return ",".join([str(shape[0]), *"DHW"[-spatial:]])
+    letters = ["T"] if layer.kind in TIME_FIRST else []
+    return ",".join([*letters, *map(str, shape[len(letters) :])])

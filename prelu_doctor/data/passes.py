@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -91,5 +92,7 @@ class _Answer:
     output: Any = None
 
     def __call__(self, output: Any) -> None:
-        if self.output is None:
+        if self.output is not None:
+            return
+        with torch.inference_mode(False), torch.no_grad():
             self.output = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), output)

@@ -41,13 +41,18 @@ def named_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
     So do the parts of an argument that is a tuple or a list. Plain values are left out.
     """
+    leaves = leaves_of(named_arguments(model, batch))
+    return _by_name((path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor))
+
+
+def named_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """The batch's arguments by name, whatever structure they have."""
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # a compiled forward has no signature
         parameters = []
     given = {_argument_name(parameters, position): value for position, value in enumerate(batch.args)}
-    leaves = leaves_of({**given, **batch.kwargs})
-    return _by_name((path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor))
+    return {**given, **batch.kwargs}
 
 
 def named_tensors(output: Any) -> dict[str, Tensor]:

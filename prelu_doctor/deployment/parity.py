@@ -100,7 +100,7 @@ def _check_fixed_batch(size: int, path: Path) -> None:
 def _samples(batches: Iterable[Batch], wanted: int) -> Batch:
     """The first samples of the data as one batch; batches after one of another shape are left out."""
     collected: list[Batch] = []
-    for batch in _of_one_shape(batches):
+    for batch in of_one_shape(batches):
         collected.append(batch)
         if sum(each.size for each in collected) >= wanted:
             break
@@ -109,7 +109,7 @@ def _samples(batches: Iterable[Batch], wanted: int) -> Batch:
     return joined(collected)
 
 
-def _of_one_shape(batches: Iterable[Batch]) -> Iterator[Batch]:
+def of_one_shape(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches up to the first whose samples have another shape (of a whole call: whose tensors have)."""
     shapes = None
     for batch in batches:
@@ -130,7 +130,7 @@ def _slices(batches: Iterator[Batch], batch_sizes: tuple[int, ...]) -> Iterator[
     first = next(batches, None)
     rest = batches if first is None else itertools.chain([first], batches)
     if first is not None and first.whole:
-        return itertools.islice(_of_one_shape(rest), MAX_SLICES)
+        return itertools.islice(of_one_shape(rest), MAX_SLICES)
     if first is not None and first.only_size:
         batch_sizes = (first.size,)
     return _resized(_samples(rest, MAX_SLICES * sum(batch_sizes)), batch_sizes)

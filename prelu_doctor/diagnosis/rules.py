@@ -245,8 +245,9 @@ _RULES = (
         "note",
         "The shift of these channels lies 3 scales or more below 0. A normalised input has mean 0 and variance 1 over "
         "the batch (or over its group), so that few values, if any, come out positive, and a ReLU that follows "
-        "directly is silent on nearly all samples. It is no proof: the input may have a long tail, a batch norm in eval "
-        "mode uses running statistics that need not fit the data, and what looks like a norm may be a bare scaling.",
+        "directly is silent on nearly all samples. It is no proof: the input may have a long tail, a batch norm in "
+        "eval mode uses running statistics that need not fit the data, and what looks like a norm may be a "
+        "bare scaling.",
         "Scan with `--arch` and `--data`: that counts how often each unit fires and says how sure it is.",
     ),
     Rule(

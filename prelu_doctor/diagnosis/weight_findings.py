@@ -59,7 +59,8 @@ def _weights_only(examined: _Examined) -> Iterator[Finding]:
 def _zero_outputs(examined: _Examined) -> Iterator[Finding]:
     for zero in examined.weights.zero_slices:
         if zero.slices == "outputs":
-            message = f"{zero.tensor}: {_zero_of(zero)}; {_what_zero_outputs_mean(zero)}{_doubt(zero)}"
+            meaning = f"{_what_zero_outputs_mean(zero)}{_on_purpose(zero.zero == zero.of)}{_doubt(zero)}"
+            message = f"{zero.tensor}: {_zero_of(zero)}; {meaning}"
             severity: Severity | None = "note" if zero.may_be_padding else None
             yield _finding("PD502", message, _slices(zero) | _certainty(zero), severity)
 
@@ -70,7 +71,7 @@ def _proved_channels(examined: _Examined) -> Iterator[Finding]:
             shift = "shift <= 0" if closed.shift else "no shift"
             message = (
                 f"{closed.tensor}: {closed.proved} of {_channels(closed.of)} with scale 0 and {shift}: dead if a ReLU "
-                "follows directly, whatever comes in (proved)"
+                f"follows directly, whatever comes in (proved){_on_purpose(closed.proved == closed.of)}"
             )
             yield _finding("PD503", message, _channels_found(closed, closed.proved, closed.proved_indices, "proved"))
 
@@ -151,6 +152,10 @@ def _what_zero_outputs_mean(zero: ZeroSlices) -> str:
     constant = zero.zero - zero.dead
     rest = f", {constant} constant above 0" if constant else ""
     return f"{zero.dead} dead if a ReLU follows directly{rest}"
+
+
+def _on_purpose(whole: bool) -> str:
+    return "; as a whole it may start at zero on purpose" if whole else ""
 
 
 def _doubt(zero: ZeroSlices) -> str:

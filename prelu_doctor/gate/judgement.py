@@ -12,6 +12,9 @@ MAX_DEAD = 0.05
 MAX_DEAD_SITE = 0.5
 """Share of the units of any one site that may be dead."""
 
+WIDEST_BOUND = 0.05
+"""A firing-rate bound above this share says that too few samples were scanned."""
+
 
 def judge(
     report: ScanReport,
@@ -107,7 +110,7 @@ def _dead_overall(report: ScanReport, allowed: float) -> Iterator[Breach]:
     if totals.dead_fraction > allowed:
         message = (
             f"{totals.dead} of {totals.units} units are dead ({_percent(totals.dead_fraction)}), "
-            f"{_percent(allowed)} allowed"
+            f"{_percent(allowed)} allowed{_doubt(totals.firing_rate_bound)}"
         )
         yield Breach(limit="max-dead", measured=totals.dead_fraction, allowed=allowed, message=message)
 
@@ -116,8 +119,18 @@ def _dead_at_sites(report: ScanReport, allowed: float) -> Iterator[Breach]:
     for site in report.sites:
         share = site.dead / site.units if site.units else 0.0
         if share > allowed:
-            message = f"{site.dead} of {site.units} units are dead ({_percent(share)}), {_percent(allowed)} allowed"
+            message = (
+                f"{site.dead} of {site.units} units are dead ({_percent(share)}), {_percent(allowed)} allowed"
+                f"{_doubt(site.firing_rate_bound)}"
+            )
             yield Breach(limit="max-dead-site", site=site.id, measured=share, allowed=allowed, message=message)
+
+
+def _doubt(bound: float) -> str:
+    """What to think of a count that rests on few samples. More samples can only make it smaller."""
+    if bound <= WIDEST_BOUND:
+        return ""
+    return f", but on so few samples each may fire on up to {_percent(bound)} of all"
 
 
 def _verdict(breaches: list[Breach]) -> Verdict:

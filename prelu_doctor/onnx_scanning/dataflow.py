@@ -329,7 +329,7 @@ class _Walk:
         The exporter makes one of all initialisers that hold the same numbers, so that two layers that start alike look
         like one that is used twice: what another module reads is taken for a parameter of its own.
         """
-        if value is None or not path or value not in self._graph.tensors and value not in self._unnamed:
+        if value is None or not path or (value not in self._graph.tensors and value not in self._unnamed):
             return value
         if self._first_reader.setdefault(value, path) == path:
             return value

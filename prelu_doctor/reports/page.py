@@ -92,6 +92,7 @@ def synthetic_banner(message: str) -> Iterator[RenderableType]:
 def arch_words(model: Model) -> list[str]:
     """The options that name a model's architecture, as `command_lines` takes them."""
     named = [f"--arch\0{model.arch}"] if model.arch else []
+    named += [f"--method\0{model.method}"] if model.method else []
     return named + [f"--arch-arg\0{name}={json.dumps(value)}" for name, value in model.arch_args.items()]
 
 

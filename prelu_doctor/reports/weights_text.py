@@ -18,7 +18,7 @@ from prelu_doctor.records import (
     WeightsExamination,
     ZeroSlices,
 )
-from prelu_doctor.reports.figures import count, listed, slope
+from prelu_doctor.reports.figures import count, slope
 from prelu_doctor.reports.finding_list import finding_list, not_examined
 from prelu_doctor.reports.glyphs import Glyphs, glyphs
 from prelu_doctor.reports.page import command_lines, heading, model_facts, more, prose, title, verdict_word
@@ -26,8 +26,8 @@ from prelu_doctor.reports.tables import Heading, Row, fitted, table
 
 ROWS = 30
 """Tensors that the table shows."""
-INDICES_LISTED = 6
-NAME_WIDTH = 28
+INDICES_LISTED = 4
+NAME_WIDTH = 20
 """Cells that longer names should have left before the indices are dropped for them."""
 
 _HEADINGS = (
@@ -84,10 +84,12 @@ def _table(weights: WeightsExamination, signs: Glyphs, width: int) -> Iterator[R
     rows = list(_rows(weights, signs))
     if not rows:
         return
-    headings, cells, _ = fitted(_HEADINGS, rows[:ROWS], width, NAME_WIDTH)
+    headings, cells, dropped = fitted(_HEADINGS, rows[:ROWS], width, NAME_WIDTH)
     yield Text("")
     yield table(headings, cells, width, signs)
     yield from more(len(rows), ROWS, "row")
+    if dropped:
+        yield Text(f"\nToo narrow for: {', '.join(dropped)}.", style="dim")
 
 
 def _rows(weights: WeightsExamination, signs: Glyphs) -> Iterator[Row]:
@@ -119,11 +121,9 @@ def _zero_row(zero: ZeroSlices) -> Row:
 
 def _closed_rows(closed: ClosedChannels) -> Iterator[Row]:
     if closed.proved:
-        yield _row(
-            closed.tensor, "dead behind a ReLU: proved", closed.proved, closed.of, closed.proved_indices, "yellow"
-        )
+        yield _row(closed.tensor, "dead behind ReLU: proved", closed.proved, closed.of, closed.proved_indices, "yellow")
     if closed.probable:
-        yield _row(closed.tensor, "dead behind a ReLU: probably", closed.probable, closed.of, closed.probable_indices)
+        yield _row(closed.tensor, "dead behind ReLU: probably", closed.probable, closed.of, closed.probable_indices)
 
 
 def _slope_row(slopes: StoredSlopes, signs: Glyphs) -> Row:
@@ -137,9 +137,8 @@ def _slope_row(slopes: StoredSlopes, signs: Glyphs) -> Row:
 
 
 def _row(tensor: str, what: str, quantity: int, of: int, indices: list[int] | None = None, style: str = "") -> Row:
-    which = listed([str(index) for index in indices or []], INDICES_LISTED)
-    if len(indices or []) > INDICES_LISTED:
-        which = f"{', '.join(str(index) for index in (indices or [])[:INDICES_LISTED])}, ..."
+    shown = [str(index) for index in (indices or [])[:INDICES_LISTED]]
+    which = ", ".join([*shown, "..."] if len(indices or []) > INDICES_LISTED else shown)
     return [Text(plain(tensor)), Text(what, style=style), Text(f"{quantity:,} of {of:,}"), Text(which, style="dim")]
 
 

@@ -95,8 +95,8 @@ def layouts_told_by(prints_of: Callable[[Batch], Prints], batch: Batch, sites: l
     """Tells where each site holds its samples by changing one sample, then another, and looking at what moves.
 
     Where too little moves to tell, a third sample is added to two: the axis that grows is the samples'. A whole call
-    of one sample holds nothing else; of several, those tensors are changed that have N entries on axis 0, and where
-    nothing moves, nothing is told.
+    of one sample holds nothing else; of several, its first tensor alone is changed, and where nothing moves, nothing
+    is told.
 
     Args:
         prints_of: Runs a batch, and gives the fingerprint of every pre-activation along each of its axes.
@@ -151,10 +151,15 @@ def _changed_samples(batch: Batch) -> tuple[Batch, Batch]:
 
 
 def _changed(batch: Batch, sample: int, change: Callable[[Tensor, int], Tensor]) -> Batch:
-    """The batch with one sample changed, in every tensor that has an entry for each sample on axis 0."""
+    """The batch with one sample changed; of a whole call, in its first tensor if that holds the samples on axis 0.
+
+    Axis 0 of another tensor may be as long by chance: that of the state of two layers, with two samples.
+    """
+    candidates = batch.tensors()[:1] if batch.whole else batch.tensors()
+    chosen = [tensor for tensor in candidates if tensor.shape[:1] == (batch.size,)]
 
     def changed(tensor: Tensor) -> Tensor:
-        if not tensor.dim() or len(tensor) != batch.size:
+        if not any(tensor is each for each in chosen):
             return tensor
         copy = tensor.clone()
         copy[sample] = change(tensor, sample)

@@ -203,7 +203,7 @@ class Sites:
         for call in graph.activations():
             assert call.position is not None
             number = self._placed.get(call.index, NO_SITE)
-            run = call.position.path[:-1], Spot(call.position.home, call.position.location)
+            run = call.position.run, Spot(call.position.home, call.position.location)
             runs[run].append(number)
             if number != NO_SITE or not _lacks_samples(graph, call):
                 telling.add(run)

@@ -41,6 +41,8 @@ class Position:
         source: File name and line, `resnet.py:102`.
         location: Where in the owner's code it stands, as `locations.located` tells it; empty where a hook or
             TorchScript makes the call.
+        program: The run of the forward that makes the call, where that is a program that took in the calls of many
+            modules: the fields but for `home`, `rank` and `location` then tell where the call stood before.
     """
 
     path: tuple[str, ...]
@@ -51,6 +53,12 @@ class Position:
     source: str
     home: str
     location: str = ""
+    program: tuple[str, ...] | None = None
+
+    @property
+    def run(self) -> tuple[str, ...]:
+        """The run of the forward that makes the call: names of the module calls from the root to it."""
+        return self.path[:-1] if self.program is None else self.program
 
 
 @dataclass(frozen=True)

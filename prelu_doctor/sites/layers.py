@@ -42,6 +42,7 @@ class Layer:
     statistics: tuple[str, str] | None = None
     groups: int = 1
     input_axis: int = -1
+    computed_from: tuple[str, ...] = ()
 
     @property
     def is_norm(self) -> bool:
@@ -51,7 +52,8 @@ class Layer:
     @property
     def identity(self) -> str:
         """What two uses of the same parameters share."""
-        return self.weight or (self.statistics or (None,))[0] or self.bias or self.name
+        named = self.weight or (self.statistics or (None,))[0] or self.bias
+        return named or " ".join((self.name, *self.computed_from))
 
 
 def layer_of(graph: Graph, call: Call) -> Layer | None:
@@ -204,9 +206,26 @@ def _layer(graph: Graph, call: Call, kind: Kind, **roles: Any) -> Layer:
         name=(first.rpartition(".")[0] or first) if first else call.owner or call.op,
         weight=weight_name,
         computed=weight is not None and weight_name is None,
+        computed_from=_named_behind(graph, weight) if weight_name is None else (),
         bias=bias_name,
         **roles,
     )
+
+
+def _named_behind(graph: Graph, value: int | None) -> tuple[str, ...]:
+    """The parameters and buffers that a value was computed from, as a weight that was cast."""
+    found: set[str] = set()
+    pending = [] if value is None else [value]
+    seen = set(pending)
+    while pending:
+        value = pending.pop()
+        name, maker = graph.name_of(value), graph.maker(value)
+        if name is not None:
+            found.add(name)
+        elif maker is not None:
+            pending += [read for read in maker.reads if read not in seen]
+            seen.update(maker.reads)
+    return tuple(sorted(found))
 
 
 _ROLES: dict[str, Callable[[Graph, Call], Layer | None]] = {

@@ -21,8 +21,11 @@ from prelu_doctor.data.batches import Batch
 from prelu_doctor.leaves import opaque_leaf, tensors_of
 from prelu_doctor.records import Function
 from prelu_doctor.sites.activations import Activation, activation_of, is_activation_module
+from prelu_doctor.sites.flattened import FlattenedProgram
 from prelu_doctor.sites.graph import Call, Graph, Position, Ref
 from prelu_doctor.sites.locations import located, user_line
+from prelu_doctor.sites.scripted import ScriptedProgram
+from prelu_doctor.sites.whereabouts import Naming, Whereabouts
 from prelu_doctor.sites.written_out import written_out_rectifier
 
 
@@ -51,6 +54,8 @@ class _Frame:
     call_path: tuple[str, ...]
     calls: Counter[str] = field(default_factory=Counter)
     rank: int = 0
+    program: FlattenedProgram | ScriptedProgram | None = None
+    naming: Naming | None = None
 
 
 class Recorder(TorchDispatchMode):
@@ -83,6 +88,8 @@ class Recorder(TorchDispatchMode):
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._written: dict[int, int] = {}
         self._fused = ""
+        self._where: Whereabouts | None = None
+        self._programs: dict[int, FlattenedProgram | None] = {}
         for name, tensor in _named_tensors(model):
             self.graph.tensors[self._enter(tensor)] = name
         self._kept = [tensor for _, tensor in _named_tensors(model)]
@@ -124,6 +131,7 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         op = func.overloadpacket.__name__
+        self._locate(op)
         if op in FUSED:
             return self._decomposed(func, args, kwargs)
         activation = self._floating(activation_of(op, args, kwargs, self.graph.functions), args)
@@ -138,7 +146,7 @@ class Recorder(TorchDispatchMode):
             kwargs=recorded_kwargs,
             reads=tuple(reads),
             writes=(),
-            owner=self._frames[-1].path,
+            owner=self._owner(),
             activation=activation,
             position=self._position(activation.function) if activation else None,
         )
@@ -251,7 +259,33 @@ class Recorder(TorchDispatchMode):
         path = self._path_from(frame.path, module)
         frame.calls[path] += 1
         self.graph.ran.add(path)
-        self._frames.append(_Frame(module, path, (*frame.call_path, f"{path}#{frame.calls[path]}")))
+        call_path = (*frame.call_path, f"{path}#{frame.calls[path]}")
+        program = self._program(module)
+        naming = frame.naming or (Naming(path, call_path) if program else None)
+        self._frames.append(_Frame(module, path, call_path, program=program, naming=naming))
+
+    def _program(self, module: nn.Module) -> FlattenedProgram | ScriptedProgram | None:
+        """The program that a module is, if it is one that took in other modules' calls."""
+        if isinstance(module, torch.jit.ScriptModule):
+            return ScriptedProgram.of(module)
+        if id(module) not in self._programs:
+            self._programs[id(module)] = FlattenedProgram.of(module)
+        return self._programs[id(module)]
+
+    def _locate(self, op: str) -> None:
+        """Notes where a program's call stood; the parts of a fused one stand where it does."""
+        program = self._frames[-1].program
+        if isinstance(program, FlattenedProgram):
+            self._where = program.running(sys._getframe(1))
+        elif not self._fused:
+            self._where = program.next(op) if program and program.counts(op) else None
+
+    def _owner(self) -> str:
+        """Path of the module whose forward makes the running call, or made it before a program took it in."""
+        frame = self._frames[-1]
+        if self._where is None or frame.naming is None:
+            return frame.path
+        return frame.naming.owner(self._where)
 
     def _pop(self, module: nn.Module, _args: Any, _output: Any) -> None:
         if self._frames[-1].module is module:
@@ -267,6 +301,8 @@ class Recorder(TorchDispatchMode):
 
     def _position(self, function: str) -> Position:
         frame = self._frames[-1]
+        if self._where is not None and frame.naming is not None:
+            return self._renamed(frame, frame.naming, self._where, function)
         if not is_activation_module(frame.module, self.graph.functions) or len(self._frames) == 2:
             frame.rank += 1  # a function; or the model itself is the activation, and has no caller
             return self._function_position(function, frame.rank - 1)
@@ -279,6 +315,22 @@ class Recorder(TorchDispatchMode):
         owner.calls[name] += 1
         path = (*owner.call_path, f"{name}#{owner.calls[name]}")
         return self._placed(owner, path, None, owner.calls[name], rank)
+
+    def _renamed(self, frame: _Frame, naming: Naming, where: Whereabouts, function: str) -> Position:
+        """The position of a program's call, named as in the modules that the program was made of."""
+        name = naming.name(where, function)
+        frame.rank += 1
+        return Position(
+            path=name.path,
+            owner=name.owner,
+            module=name.module,
+            ordinal=name.ordinal,
+            rank=frame.rank - 1,
+            source=where.source,
+            home=self._paths.get(id(frame.module), [frame.path])[0],
+            location=self._location(frame.module) if frame.module is not None else "",
+            program=frame.call_path,
+        )
 
     def _placed(self, owner: _Frame, path: tuple[str, ...], module: str | None, ordinal: int, rank: int) -> Position:
         return Position(

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.checkpoints.keys import load_weights
 from prelu_doctor.checkpoints.recipes import RECIPE_SUFFIX
 from prelu_doctor.checkpoints.safetensors_files import RECIPE_KEY
-from prelu_doctor.errors import CheckpointError
+from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
+from prelu_doctor.methods import run_method
 from prelu_doctor.records import replace
 from prelu_doctor.treatment.recipe import Recipe, decode_recipe, encode_recipe
 from prelu_doctor.treatment.surgery import Surgery, apply_recipes, copy_of
@@ -45,14 +46,29 @@ def load(module_or_factory: nn.Module | Callable[[], nn.Module], path: str | Pat
     return restore(fresh, stored.recipe_text, stored.state)
 
 
-def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor]) -> nn.Module:
+def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor], *, method: str | None = None) -> nn.Module:
     """Repeats the surgery of a recipe on a fresh model, in place, and loads the converted weights strictly.
+
+    Args:
+        fresh: The model; where the recipe is one for another method than `forward`, calling it will run that.
+        recipe_text: The recipe as JSON.
+        state: The converted weights by name.
+        method: The method that the user named; None for that of the recipe.
 
     Raises:
         CheckpointError: The recipe or the weights do not fit the model.
+        UsageError: The method is none of the model's.
     """
     recipe = decode_recipe(recipe_text)
     _check_slopes(recipe, state)
+    if recipe.method is not None and not isinstance(fresh, fx.GraphModule):
+        if method not in (None, recipe.method):
+            raise UsageError(
+                f"--method {escaped(method)}: the method that was converted is {escaped(recipe.method)}",
+                "the same method",
+                "leave --method out",
+            )
+        run_method(fresh, recipe.method)
     try:
         for step in recipe.steps:
             apply_recipes(
@@ -88,7 +104,7 @@ def _misfit(reason: str) -> CheckpointError:
 
 def files_of(target: Path) -> list[Path]:
     """The files that a converted checkpoint consists of."""
-    return [target] if target.suffix == ".safetensors" else [target, _recipe_path(target)]
+    return [target] if target.suffix in (".safetensors", ".pt2") else [target, _recipe_path(target)]
 
 
 def _recipe_path(target: Path) -> Path:

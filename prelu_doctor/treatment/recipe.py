@@ -60,6 +60,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     """The treatment's options, for the reader."""
     functions: tuple[Function, ...] = ("relu", "relu6", "prelu", "leaky_relu")
     """What counted as an activation: the calls of a forward are numbered by it."""
+    method: str | None = None
+    """What was converted instead of the model's `forward`."""
     weights_sha256: str = ""
     """Of the weights file beside it, where the recipe is a file of its own."""
     earlier: tuple[Recipe, ...] = ()

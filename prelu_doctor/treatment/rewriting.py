@@ -6,6 +6,7 @@ not matter. Its forward is then the traced graph with those calls replaced; clas
 
 from __future__ import annotations
 
+import copy
 import inspect
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -87,8 +88,11 @@ def traced_activations(
         CannotRewriteError: The forward cannot be traced faithfully.
     """
     check_python(owner)
-    with _left_alone(owner):
-        graph = _trace(owner, none_arguments)
+    if isinstance(owner, fx.GraphModule):  # as torch.export makes one: its forward is a graph already
+        graph = copy.deepcopy(owner.graph)
+    else:
+        with _left_alone(owner):
+            graph = _trace(owner, none_arguments)
     odd = [node.target for node in graph.nodes if isinstance(node.target, str) and not is_plain_name(node.target)]
     if odd:
         raise CannotRewriteError(f"a name in it is not fit for code: {escaped(odd[0])}")
@@ -244,6 +248,7 @@ def _replace(owner: nn.Module, graph: fx.Graph, node: fx.Node, name: str, functi
     source = next(argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, fx.Node))
     with graph.inserting_after(node):
         prelu = graph.call_module(name, (source,))
+    prelu.meta = dict(node.meta)
     node.replace_all_uses_with(prelu)
     if _works_in_place(owner, node, functions):
         # Whoever reads the input after an in-place call reads the activation's output.

@@ -113,7 +113,7 @@ class Planner:
         `nn.TransformerEncoderLayer` keeps `F.relu` in its attribute `activation`, and cannot be traced.
         """
         owner, module = site.position.home, site.position.module
-        if module is not None:
+        if module is not None and site.position.program is None:
             return [Place(how="swap", owner=owner, module=module)] if self._is_alone(site, module) else []
         only_call = self._runs[owner] == {1} and self._owners(site) == {owner}
         if not only_call or _is_unregistered(owner) or not _takes_one_argument(site):
@@ -251,7 +251,7 @@ def _not_for_surgery(site: FoundSite, converts: frozenset[Function]) -> str:
         return f"{function} has a negative side of its own already"
     if function not in converts:
         return f"it is a {function}, and --activations does not name it"
-    if site.position.module == "":
+    if site.position.module == "" and site.position.program is None:
         return "the model itself is the activation; there is no module to put a PReLU into"
     return ""
 
@@ -273,7 +273,7 @@ def _activation_runs(graph: Graph) -> dict[str, set[int]]:
     counts: dict[tuple[tuple[str, ...], str], int] = defaultdict(int)
     for call in graph.activations():
         if call.position:
-            counts[call.position.path[:-1], call.position.home] += 1
+            counts[call.position.run, call.position.home] += 1
     runs: dict[str, set[int]] = defaultdict(set)
     for (_, owner), count in counts.items():
         runs[owner].add(count)

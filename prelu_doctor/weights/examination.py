@@ -60,7 +60,7 @@ def examine(state: Mapping[str, Tensor], known_slopes: Collection[str] = ()) -> 
                 reason = f"torch cannot compute with {tensor.dtype}: {reason_of(error)}"
         if reason:
             left_out.append(records.Unresolved(id=name, reason=reason))
-    shaped = {name: tensor for name, tensor in state.items() if not tensor.is_nested}
+    shaped = {name: tensor for name, tensor in state.items() if not _shapeless(tensor)}
     real = [name for name in values if _is_real(own[name])]
     layers = [layer for name in values if (layer := layer_of(name, shaped))]
     norms = [norm for name in real if (norm := norm_of(name, shaped))]
@@ -95,10 +95,12 @@ def _identity(tensor: Tensor) -> object:
 
 def _unreadable(tensor: Tensor) -> str:
     """Why a tensor's values are not looked at; empty where they are."""
+    if _shapeless(tensor):
+        return "it is nested, so that it has no one shape" if tensor.is_nested else "it is lazy: it has no shape yet"
     if tensor.is_meta:
         return "a meta tensor: it holds no data"
-    if tensor.is_nested or tensor.layout != torch.strided:
-        return "it is no plain array: " + ("nested" if tensor.is_nested else str(tensor.layout))
+    if tensor.layout != torch.strided:
+        return f"it is no plain array but {tensor.layout}"
     if tensor.is_quantized:
         return "it is quantised: what its values stand for depends on scales beside them"
     size = tensor.numel() * tensor.element_size()
@@ -107,12 +109,16 @@ def _unreadable(tensor: Tensor) -> str:
     return ""
 
 
+def _shapeless(tensor: Tensor) -> bool:
+    return bool(tensor.is_nested or torch.nn.parameter.is_lazy(tensor))
+
+
 def _is_real(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and not _unreadable(tensor)
 
 
 def _parameters(name: str, tensor: Tensor) -> int:
-    return 0 if name.rpartition(".")[2] in _STATISTICS else tensor.numel()
+    return 0 if _shapeless(tensor) or name.rpartition(".")[2] in _STATISTICS else tensor.numel()
 
 
 def _non_finite(name: str, tensor: Tensor, held: Values) -> records.NonFiniteTensor:

@@ -71,7 +71,8 @@ _SHIFT_OF = {"weight": "bias", "gamma": "beta"}
 _NORM_WORDS = re.compile(r"norm|rms|(^|_)ln(_|\d|$)|(^|_)bn(_|\d|$)", re.IGNORECASE)
 _EMBEDDING_WORDS = re.compile(r"emb|wte|wpe|vocab|token", re.IGNORECASE)
 _LAYER_WEIGHT = re.compile(r"weight|^kernel$", re.IGNORECASE)
-_PARAMETRISED = re.compile(r"\.?parametrizations\.(?P<leaf>[^.]*weight[^.]*)\.original(?P<part>[01]?)$")
+_PARAMETRISED = re.compile(r"\.?parametrizations\.(?P<leaf>[^.]*weight[^.]*)\.original[01]?$")
+_ORIGINAL = re.compile(r"original0?$")
 
 
 def norm_of(name: str, state: Mapping[str, Tensor]) -> Norm | None:
@@ -120,25 +121,31 @@ def layer_of(name: str, state: Mapping[str, Tensor]) -> Layer | None:
         path, leaf = name[: parametrised.start()], parametrised["leaf"]
     if state[name].ndim < 2 or not _LAYER_WEIGHT.search(leaf):
         return None
+    bias = _bias_of(path, leaf, state)
     if re.match(r"weight_[ih]h", leaf):
         return Layer(name, "", doubt=GATES, alone=False)
-    bias = _bias_of(path, leaf, state)
-    if not parametrised and leaf not in ("weight_g", "weight_v"):
+    if parametrised:
+        return _parametrised(name, bias, _ORIGINAL.sub("original1", name), state)
+    if leaf in ("weight_g", "weight_v"):
+        return _parametrised(name, bias, _joined(path, "weight_v"), state)
+    return _placed(name, bias, state[name].shape, state)
+
+
+def may_be_padding(layer: Layer, zero: int) -> bool:
+    """Whether so few zero rows may be an embedding's padding."""
+    return layer.doubt == EMBEDDING and (zero == 1 or _EMBEDDING_WORDS.search(layer.weight) is not None)
+
+
+def _parametrised(name: str, bias: str, direction: str, state: Mapping[str, Tensor]) -> Layer:
+    """A tensor from which a weight is made: under spectral norm, weight norm (gain and direction), or another."""
+    if f"{name.removesuffix('original')}0._u" in state:  # spectral norm keeps a zero slice zero
         return _placed(name, bias, state[name].shape, state)
-    if parametrised and f"{name.removesuffix('original')}0._u" in state:  # spectral norm keeps a zero slice zero
-        return _placed(name, bias, state[name].shape, state)
-    direction = name.removesuffix("0") + "1" if parametrised else _joined(path, "weight_v")
     if name == direction:
         return Layer(name, "", doubt=DIRECTION, alone=False)
     if direction not in state or not _is_gain(state[name].shape, state[direction].shape):
         return Layer(name, "", doubt=PARAMETRISED, alone=False)
     placed = _placed(name, bias, state[direction].shape, state)
     return placed if placed.axis == 0 else Layer(name, "", doubt=GROUPED, alone=False)
-
-
-def may_be_padding(layer: Layer, zero: int) -> bool:
-    """Whether so few zero rows may be an embedding's padding."""
-    return layer.doubt == EMBEDDING and (zero == 1 or _EMBEDDING_WORDS.search(layer.weight) is not None)
 
 
 def _placed(name: str, bias: str, shape: Sequence[int], state: Mapping[str, Tensor]) -> Layer:

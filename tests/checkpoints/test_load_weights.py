@@ -1,7 +1,10 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
 
+from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.checkpoints.finiteness import non_finite_names
 from prelu_doctor.checkpoints.keys import load_weights
 from prelu_doctor.errors import CheckpointError
@@ -59,14 +62,125 @@ def test_long_lists_are_cut_with_a_count(net):
     assert message.count("unexpected 'stray") == 10
 
 
-def test_a_common_prefix_to_remove_is_told(net):
-    message = mismatch(net, {f"encoder.net.{name}": tensor for name, tensor in net.state_dict().items()})
-    assert "without the prefix 'encoder.net.': then every name would match" in message
-
-
 def test_a_common_prefix_to_add_is_told(net):
     message = mismatch(nn.ModuleDict({"backbone": net}), net.state_dict())
     assert "with the prefix 'backbone.' added: then every name would match" in message
+
+
+def below(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.encoder.", "model.module."])
+def test_the_architecture_may_be_a_part_of_what_was_trained(net, prefix):
+    state = changed(net)
+    note = load_weights(net, below(prefix, state) | {"criterion.weight": torch.ones(3), "f1.total": torch.ones(1)})
+    assert torch.equal(net[0].weight, state["0.weight"])
+    assert note == f"prefix '{prefix}' removed, left out: 'criterion.weight', 'f1.total'"
+
+
+def test_weights_that_fit_as_they_are_need_no_note(net):
+    assert load_weights(net, changed(net)) == ""
+
+
+def test_a_part_that_lacks_a_weight_is_not_taken(net):
+    state = below("model.", net.state_dict()) | {"criterion.weight": torch.ones(3)}
+    del state["model.2.bias"]
+    assert "5 missing" not in mismatch(net, state)
+    assert "missing '2.bias'" in mismatch(net, state)
+
+
+def test_a_part_that_has_more_than_the_architecture_is_not_taken(net):
+    assert "unexpected 'model.3.weight'" in mismatch(
+        net, below("model.", net.state_dict()) | {"model.3.weight": torch.ones(3), "other": torch.ones(1)}
+    )
+
+
+def test_extra_names_beside_names_that_fit_stay_an_error(net):
+    assert "unexpected 'criterion.weight'" in mismatch(net, net.state_dict() | {"criterion.weight": torch.ones(3)})
+
+
+def test_two_parts_that_would_fit_must_be_told_apart(net):
+    message = mismatch(net, below("student.", net.state_dict()) | below("teacher.", net.state_dict()))
+    assert "holds the architecture's weights 2 times: below 'student', 'teacher'" in message
+    assert "--weights-key student" in message
+
+
+def test_a_part_with_tied_weights_may_lack_one_of_their_names():
+    for name in ("embed", "head"):
+        model = tied()
+        load_weights(model, {f"model.{name}.weight": torch.full((3, 3), 2.0)})
+        assert (model["embed"].weight == 2).all()
+
+
+def norm():
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+
+def test_an_old_batch_norm_that_counted_no_batches_is_loaded():
+    model, state = norm(), changed(norm())
+    del state["1.num_batches_tracked"]
+    note = load_weights(model, state)
+    assert torch.equal(model[1].running_mean, state["1.running_mean"])
+    assert model[1].num_batches_tracked == 0
+    assert note == "num_batches_tracked of 1 norms is not in the file and stays as the architecture has it"
+
+
+def test_an_old_batch_norm_may_be_a_part_of_what_was_trained():
+    model, state = norm(), below("model.", changed(norm()))
+    del state["model.1.num_batches_tracked"]
+    assert load_weights(model, state).startswith("prefix 'model.' removed")
+    assert torch.equal(model[1].running_mean, state["model.1.running_mean"])
+
+
+def test_a_count_of_something_else_is_missed():
+    class Counts(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.register_buffer("num_batches_tracked", torch.zeros(1))
+
+    assert "missing 'num_batches_tracked'" in mismatch(Counts(), nn.Linear(2, 2).state_dict())
+
+
+class Versioned(nn.Linear):
+    """Remembers the version that came with its weights."""
+
+    _version = 3
+    seen = None
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        self.seen = metadata.get("version")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rename"),
+    [
+        ("", "fc"),
+        ("module.", "module.fc"),
+        ("model.", "model.fc"),
+        ("model._orig_mod.", "model._orig_mod.fc"),
+    ],
+)
+def test_weights_come_with_the_versions_that_their_file_gives_them(tmp_path, prefix, rename):
+    model = nn.ModuleDict({"fc": Versioned(2, 2)})
+    state = OrderedDict(below(prefix, changed(model)))
+    if prefix.startswith("model"):
+        state["criterion.weight"] = torch.ones(1)
+    state._metadata = {"": {"version": 1}, rename: {"version": 2}, "criterion": {"version": 9}}
+    torch.save({"state_dict": state}, tmp_path / "m.pt")
+    load_weights(model, read_checkpoint(tmp_path / "m.pt").state)
+    assert model["fc"].seen == 2
+
+
+@pytest.mark.parametrize("metadata", [{}, {"fc": {}}, {"fc": {"version": "x"}}, {"fc": 3}, [], {3: {"version": 2}}])
+def test_weights_without_a_version_of_their_own_get_the_architectures(tmp_path, metadata):
+    model = nn.ModuleDict({"fc": Versioned(2, 2)})
+    state = OrderedDict(changed(model))
+    state._metadata = metadata
+    torch.save(state, tmp_path / "m.pt")
+    load_weights(model, read_checkpoint(tmp_path / "m.pt").state)
+    assert model["fc"].seen == 3
 
 
 def test_names_are_escaped(net):

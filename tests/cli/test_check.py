@@ -40,9 +40,25 @@ def test_one_bad_file_does_not_stop_the_others(command, ward: Path, tmp_path: Pa
     assert "a text file" in result.stdout
 
 
+@pytest.mark.parametrize("options", [[], ["--quiet"], ["--format", "json", "-o", "{folder}/report.json"]])
+def test_a_file_that_cannot_be_judged_is_one_line_on_stderr_each(command, ward: Path, tmp_path: Path, options):
+    (tmp_path / "broken\n\x1b[31m.pt").write_text("no checkpoint")
+    files = (tmp_path / "broken\n\x1b[31m.pt", ward / "mlp.pt", tmp_path / "absent.pt")
+    given = (option.replace("{folder}", str(tmp_path)) for option in options)
+    broken, absent = command("check", *files, "--data", ward / "data.safetensors", *given).stderr.splitlines()
+    assert broken.startswith("error: ")
+    assert "broken\\x0a\\x1b[31m.pt: a text file" in broken
+    assert absent.startswith(f"error: {tmp_path / 'absent.pt'}: no such file")
+
+
+def test_an_error_that_does_not_name_its_file_gets_its_name(command, ward: Path):
+    (line,) = command("check", ward / "mlp.pt", "--input-shape", "5").stderr.splitlines()
+    assert line.startswith(f"error: {ward / 'mlp.pt'}: ")
+
+
 def test_debug_shows_where_a_file_failed(command, ward: Path, tmp_path: Path):
     (tmp_path / "broken.pt").write_text("no checkpoint")
-    assert command("check", tmp_path / "broken.pt").stderr == ""
+    assert "Traceback" not in command("check", tmp_path / "broken.pt").stderr
     assert "Traceback" in command("check", tmp_path / "broken.pt", "--debug").stderr
 
 

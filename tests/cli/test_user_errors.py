@@ -49,7 +49,7 @@ CHECKPOINTS = [
     ("{bad}/folder", [], "a folder"),
     ("{bad}/truncated.pt", [], "truncated or damaged"),
     ("", [], "a folder"),
-    (WEIGHTS, [], "holds weights alone"),
+    (WEIGHTS, ["--data", DATA], "holds weights alone"),
     (MLP, ["--arch", f"{ARCH}:Mlp"], "holds a whole module"),
     (WEIGHTS, ["--arch", "{bad}/absent.py:Mlp"], "no such file"),
     (WEIGHTS, ["--arch", f"{ARCH}:Mpl"], "nearest: Mlp"),
@@ -81,12 +81,13 @@ DATA_AND_FORWARD = [
     (MLP, ["--input-shape", "4", "--input-shape", "4"], "positional arguments"),
     (MLP, ["--device", "nonsense"], "nonsense"),
     ("{bad}/conv.pt", ["--data", "{bad}/one_channel.safetensors"], "channels"),
-    ("{bad}/embedding.pt", [], "does not tell the shape"),
+    ("{bad}/embedding.pt", [], "an int64 array"),
     ("{bad}/embedding.pt", ["--input-shape", "3"], "indices"),
     ("{bad}/embedding.pt", ["--data", "{bad}/index_too_large.safetensors"], "index out of range"),
     (WEIGHTS, ["--arch", f"{ARCH}:Raises", "--data", DATA], "boom \\x1b[31m [red]here"),
 ]
 CONVERSIONS = [
+    (WEIGHTS, [], "holds weights alone"),
     (MLP, ["--data", "{bad}/labels_too_large.safetensors"], "labels from 3 to 3 for 3 classes"),
     (MLP, ["--data", "{bad}/labels_negative.safetensors"], "labels from -1 to -1"),
     (WEIGHTS, ["--arch", f"{ARCH}:ReturnsOneNumber", "--data", DATA], "outputs of shape []"),

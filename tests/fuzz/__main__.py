@@ -26,9 +26,10 @@ def main() -> int:
         chosen = [seed for seed in seeds if not options.kind or seed.kind in options.kind]
         tally = run(chosen, Path(held), options.files, options.seed, told=_shown)
     for failure in tally.failures:
-        print(f"\n--- {failure}")
-    for kind in sorted({*tally.refused, *tally.answered}):
-        print(f"{kind:22} {tally.refused[kind]:5} refused {tally.answered[kind]:5} answered right")
+        print(f"--- {failure}")
+    for kind, seconds in sorted(tally.seconds.items()):
+        ends = f"{tally.refused[kind]:5} refused {tally.answered[kind]:5} answered right"
+        print(f"{kind:22} {ends} {seconds:7.1f} s")
     print(tally)
     return 1 if tally.failures else 0
 

@@ -21,6 +21,7 @@ class Tally:
         refused: Files that ended in one message, by kind.
         answered: Files that were read and answered right, by kind.
         failures: What went wrong, one text a file.
+        seconds: Time taken, by kind.
         peak: Largest memory of any file, in bytes.
         longest: Longest time of any file, in seconds.
     """
@@ -28,6 +29,7 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
     peak: int = 0
     longest: float = 0.0
 
@@ -35,6 +37,7 @@ class Tally:
         """Counts one file."""
         self.peak = max(self.peak, outcome.peak)
         self.longest = max(self.longest, outcome.seconds)
+        self.seconds[seed.kind] += outcome.seconds
         if outcome.wrong:
             self.failures.append(f"{seed.kind}, {name}: {outcome.wrong}\n{outcome.stderr[-2000:]}")
         else:

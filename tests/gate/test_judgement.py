@@ -33,6 +33,20 @@ def test_dead_units_over_the_limit_of_the_whole_model_fail_it():
     assert "11 of 200 units are dead (5.5 %), 5 % allowed" in breach.message
 
 
+@pytest.mark.parametrize(("samples", "doubted"), [(1, True), (58, True), (59, False), (512, False)])
+def test_a_count_that_rests_on_few_samples_says_so_and_fails_all_the_same(samples, doubted):
+    verdict = judge(a_report([a_site(units=10, dead=6, samples=samples)], data=some_data(samples=samples)))
+    assert verdict.verdict == "findings"
+    assert [("so few samples" in breach.message) for breach in verdict.breaches] == [doubted] * 2
+    if samples == 1:
+        assert "on so few samples each may fire on up to 95 % of all" in verdict.breaches[0].message
+
+
+def test_what_is_certain_is_not_doubted():
+    report = a_report([a_site(units=10, dead=6, samples=1, input_independent=True)])
+    assert all("few samples" not in breach.message for breach in judge(report).breaches)
+
+
 def test_dead_units_over_the_limit_of_a_site_fail_it_by_name():
     verdict = judge(a_report([a_site("wide", units=1000), a_site("narrow", units=10, dead=6)]))
     (breach,) = verdict.breaches

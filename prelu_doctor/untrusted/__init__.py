@@ -1,0 +1,1 @@
+"""What a file from anywhere claims, looked at before anything is made of it."""
