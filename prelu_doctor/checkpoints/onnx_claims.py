@@ -69,10 +69,26 @@ def claim_problem(tensor: TensorProto) -> str:
 
 def structure_problem(model: ModelProto) -> str:
     """What in a model's structure no runtime should be given; empty where nothing is."""
-    return _domain_problem(model) or ("" if _depth(model.graph) <= DEEPEST else _TOO_DEEP) or _function_problem(model)
+    return (
+        _text_problem(model)
+        or _domain_problem(model)
+        or ("" if _depth(model.graph) <= DEEPEST else _TOO_DEEP)
+        or _function_problem(model)
+    )
 
 
 _TOO_DEEP = f"graphs inside graphs, more than {DEEPEST} deep"
+
+
+def _text_problem(model: ModelProto) -> str:
+    """Text that is none: protocol buffers then hand over bytes, which nobody expects."""
+    for message in messages(model):
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING:
+                texts = [value] if isinstance(value, str | bytes) else value
+                if any(isinstance(text, bytes) for text in texts):
+                    return f"a {field.name} that is not UTF-8"
+    return ""
 
 
 def _domain_problem(model: ModelProto) -> str:

@@ -117,8 +117,8 @@ def read_onnx(path: Path) -> StoredOnnx:
     if problem:
         raise CheckpointError(
             f"{escaped(path)} holds {problem}",
-            "ONNX's own operators, and functions that end",
-            "export it again with standard operators alone",
+            "ONNX's own operators and functions that end",
+            "export it again with standard operators alone; copy or download it again if it may be damaged",
         )
     with SecondFiles(path) as second:
         for tensor in all_tensors(model):

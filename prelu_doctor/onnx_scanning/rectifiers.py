@@ -114,7 +114,7 @@ def chosen_if_positive(node: NodeProto, constant: Constant, comparison: Comparis
     op, compared = told
     for signs, data, zero in ((_ABOVE, node.input[1], node.input[2]), (_BELOW, node.input[2], node.input[1])):
         if op in signs and compared(data) and _is_zero(constant(zero)):
-            return data
+            return str(data)
     return None
 
 

@@ -437,7 +437,7 @@ def test_code_that_is_no_plain_text_is_refused(tmp_path):
 def test_what_a_program_prints_and_warns_reaches_no_stream(tmp_path, capfd):
     class Talks(Rectifies):
         def forward(self, x):
-            print("\x1b[31m hello")
+            print("\x1b[31m hello")  # noqa: T201
             return torch.relu(self.fc(x))
 
     path = scripted(tmp_path, Talks())
