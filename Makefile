@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-zoo zoo lint fixtures clean
+.PHONY: demo test test-zoo zoo fuzz lint fixtures clean
 
 demo: $(INSTALLED)
 	$(BIN)/prelu-doctor demo
@@ -17,6 +17,10 @@ test-zoo: $(INSTALLED)
 # Every model of the zoo, step by step: an hour and a half on two cores. ZOO="--only 'timm/*'" runs some of them anew.
 zoo: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ZOO)
+
+# Mutated files of every kind; the last line says what they came to. FUZZ="--files 300 --seed 1 --kind onnx" runs others.
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

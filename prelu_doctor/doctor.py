@@ -169,13 +169,12 @@ def convert(
 
     Raises:
         BrokenPromiseError: The output moved although it must not.
-        UsageError: The model was converted before, or an option is no finite number.
+        UsageError: An option is no finite number.
         DoctorError: The model or the data cannot be used.
     """
     options = options or Treatment()
     _check_numbers(options)
     patient = _opened(model)
-    _check_unconverted(patient.record)
     _check_python_model(patient.module, patient.record, "converted")
     dataset = samples_for(patient.module, data, seed=options.seed)
     with _explained(patient, dataset):
@@ -189,7 +188,7 @@ def convert(
         functions=tuple(sorted(options.functions)),
         method=patient.record.method,
         options=_plain_options(options),
-    )
+    ).after(patient.recipe)
     return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
 
 
@@ -281,16 +280,6 @@ def _check_numbers(options: Treatment) -> None:
             f"--alpha {options.alpha:g} lies outside --alpha-range {bounds[0]:g},{bounds[1]:g}",
             "slopes that start within their range",
             f"--alpha {bounds[0]:g}, or a range that holds {options.alpha:g}",
-        )
-
-
-def _check_unconverted(model: records.Model) -> None:
-    """Refuses a converted file: the new recipe would be one for the converted model, not for its architecture."""
-    if model.kind == "converted":
-        raise UsageError(
-            f"{escaped(model.path)} is a converted checkpoint already",
-            "a checkpoint as it was before its conversion",
-            "convert the original again with the options that you want",
         )
 
 

@@ -23,6 +23,7 @@ from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.methods import run_method
 from prelu_doctor.treatment.converted_file import restore
+from prelu_doctor.treatment.recipe import Recipe, decode_recipe
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Patient:
         record: Its path, hash and kind.
         note: What was done to open it; may be empty.
         expected: What it takes, where its file tells.
+        recipe: Of a converted file: what was done to the architecture's sites.
     """
 
     module: nn.Module
     record: records.Model
     note: str = ""
     expected: ExpectedInputs | None = None
+    recipe: Recipe | None = None
 
 
 def open_patient(
@@ -78,8 +81,10 @@ def open_patient(
     )
     module = move(_module_of(stored, arch, arch_args or {}, method), target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
+    recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
+    method = method or (recipe.method if recipe else None)
     record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}), method=method)
-    return Patient(module, record, stored.note, stored.expected)
+    return Patient(module, record, stored.note, stored.expected, recipe)
 
 
 def _module_of(

@@ -256,13 +256,22 @@ def test_the_proof_of_a_conversion_says_that_the_batch_size_is_fixed(tmp_path):
     assert "this file takes batches of 1 alone: ValueError" in re.sub(r"\s+", " ", written(report, Format.TEXT))
 
 
-def test_a_converted_checkpoint_is_refused_because_its_first_recipe_would_be_lost(net, x, tmp_path):
-    torch.save(net, tmp_path / "net.pt")
-    convert(net, x, Treatment(training=Training(steps=0))).save(tmp_path / "healed.safetensors")
-    patient = open_patient(tmp_path / "healed.safetensors", arch=str(tmp_path / "net.pt"))
-    assert patient.record.kind == "converted"
-    with pytest.raises(UsageError, match="converted checkpoint already"):
-        convert(patient, x)
+def test_a_converted_checkpoint_is_converted_again_and_both_surgeries_are_repeated(tmp_path):
+    torch.manual_seed(0)
+    both = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.LeakyReLU(0.125), nn.Linear(5, 2))
+    x = torch.randn(400, 4, generator=torch.Generator().manual_seed(1))
+    untrained = Training(steps=0)
+    torch.save(both, tmp_path / "net.pt")
+    convert(both, x, Treatment(training=untrained)).save(tmp_path / "once.safetensors")
+    once = open_patient(tmp_path / "once.safetensors", arch=str(tmp_path / "net.pt"))
+    assert [type(layer).__name__ for layer in once.module] == ["Linear", "PReLU", "Linear", "LeakyReLU", "Linear"]
+    conversion = convert(once, x, Treatment(activations=("leaky_relu",), training=untrained))
+    assert conversion.report.preservation.equal
+    conversion.save(tmp_path / "twice.safetensors")
+    fresh = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.LeakyReLU(0.125), nn.Linear(5, 2))
+    twice = load(fresh, tmp_path / "twice.safetensors")
+    assert [type(layer).__name__ for layer in twice] == ["Linear", "PReLU", "Linear", "PReLU", "Linear"]
+    assert torch.equal(twice.eval()(x), both.eval()(x))
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def _fine_tune(
         return "the data is synthetic"
     if not options.training.wanted:
         return "no training was asked for"
-    if not surgery.done:
+    if not surgery.done and not any(isinstance(module, nn.PReLU) for module in surgery.model.modules()):
         return "no site was converted"
     training_set = TrainingSet(dataset, options.training.seed)
     tuned = fine_tune(surgery.model, original, training_set, options.training, _training(phase, "fine-tuning"))

@@ -68,21 +68,30 @@ def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor], *, met
                 "leave --method out",
             )
         run_method(fresh, recipe.method)
-    surgery = Surgery(fresh)
+    _check_slopes(recipe, state)
     try:
-        apply_recipes(
-            surgery,
-            recipe.sites,
-            alpha_shape=recipe.alpha_shape,
-            none_arguments=recipe.none_arguments,
-            functions=recipe.functions,
-        )
+        for step in recipe.steps:
+            apply_recipes(
+                Surgery(fresh),
+                step.sites,
+                alpha_shape=step.alpha_shape,
+                none_arguments=step.none_arguments,
+                functions=step.functions,
+            )
     except Exception as error:  # a recipe is a file: it may name anything
         raise _misfit(
             f"{type(error).__name__}: {error}" if str(error) else "no activation where it puts a PReLU"
         ) from error
     load_weights(fresh, state)
     return fresh
+
+
+def _check_slopes(recipe: Recipe, state: dict[str, Tensor]) -> None:
+    """No PReLU is made that the file holds no slopes for: a recipe of a few bytes could ask for one of gigabytes."""
+    for site in (site for step in recipe.steps for site in step.sites):
+        for name in (f"{place.module}.weight" for place in site.places[:1]):
+            if name not in state or state[name].numel() != site.shape.count:
+                raise _misfit(f"{site.shape.count} slopes at {name}, which the file does not hold")
 
 
 def _misfit(reason: str) -> CheckpointError:

@@ -8,7 +8,7 @@ import msgspec
 
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, is_plain_name
-from prelu_doctor.records import Function, Record
+from prelu_doctor.records import Function, Record, replace
 from prelu_doctor.treatment.slopes import AlphaShape, SlopeShape
 
 RECIPE_VERSION: Final = 1
@@ -64,6 +64,21 @@ class Recipe(Record, frozen=True, kw_only=True):
     """What was converted instead of the model's `forward`."""
     weights_sha256: str = ""
     """Of the weights file beside it, where the recipe is a file of its own."""
+    earlier: tuple[Recipe, ...] = ()
+    """Of the conversions before this one, the first one first: a converted file may be converted again."""
+
+    @property
+    def steps(self) -> tuple[Recipe, ...]:
+        """Every conversion in the order in which it was done; this one is the last."""
+        return (*self.earlier, self)
+
+    def after(self, earlier: Recipe | None) -> Recipe:
+        """This recipe as the one that follows another; None where nothing came before."""
+        if earlier is None:
+            return self
+        # Only the last one tells of a file beside it.
+        before = (replace(step, earlier=(), weights_sha256="") for step in earlier.steps)
+        return replace(self, earlier=tuple(before))
 
 
 def encode_recipe(recipe: Recipe) -> str:
@@ -79,11 +94,12 @@ def decode_recipe(text: str) -> Recipe:
     """
     try:
         recipe = msgspec.json.decode(text, type=Recipe)
-        _check_names(recipe)
+        for step in recipe.steps:
+            _check_names(step)
         return recipe
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"the recipe of the converted file cannot be read: {error}",
+            f"the recipe of the converted file cannot be read: {escaped(error, 300)}",
             f"a recipe of version {RECIPE_VERSION}",
             "convert the original checkpoint again, or use the version that wrote the file",
         ) from error

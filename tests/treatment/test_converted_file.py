@@ -192,6 +192,7 @@ class TestRefused:
             {"places": [{"how": "rewrite", "owner": "", "module": "prelu_1", "rank": 0, "of": 17}]},
             {"shape": {"count": -1, "axis": 1}},
             {"shape": {"count": 3, "axis": 1}},
+            {"shape": {"count": 10**10, "axis": 1}},
         ],
     )
     def test_a_recipe_that_was_tampered_with(self, changes: dict[str, object], tmp_path: Path) -> None:

@@ -318,7 +318,8 @@ class TestDisturbance:
 
     def test_a_model_without_anything_to_train_is_left_alone(self) -> None:
         model = nn.Sequential(nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 3)).requires_grad_(False)
-        assert tuned(model).fine_tune == "no site was converted"
+        assert tuned(model).fine_tune == "all parameters are frozen"
+        assert tuned(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))).fine_tune == "no site was converted"
         training_set = TrainingSet(dataset_of(X, target=Y), seed=0)
         assert fine_tune(model, model, training_set, Training(steps=1)) == "all parameters are frozen"
 
