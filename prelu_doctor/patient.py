@@ -132,9 +132,10 @@ def open_weights_or_patient(
     module, fitted = _module_of(stored, arch, arch_args or {}, reading)
     module = move(module, target)
     record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
+    recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
+    method = method or (recipe.method if recipe else None)
     record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}), method=method)
     note = ", ".join(part for part in (stored.note, fitted) if part)
-    recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
     return Patient(module, record, note, stored.expected, recipe)
 
 

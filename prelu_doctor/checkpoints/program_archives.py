@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from prelu_doctor.errors import CheckpointError
@@ -68,6 +69,14 @@ class ProgramArchive:
             )
         return cls(path, content, tuple(entry.filename.partition("/")[2] or entry.filename for entry in entries))
 
+    @cached_property
+    def _zip(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(io.BytesIO(self.content))
+
+    @cached_property
+    def _entries(self) -> dict[str, zipfile.ZipInfo]:
+        return dict(zip(self.names, self._zip.infolist(), strict=True))
+
     def read(self, name: str) -> bytes:
         """The bytes of a record.
 
@@ -75,12 +84,8 @@ class ProgramArchive:
             CheckpointError: It is not there or cannot be read.
         """
         try:
-            with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
-                entry = next(
-                    entry for entry in archive.infolist() if name in (entry.filename.partition("/")[2], entry.filename)
-                )
-                return archive.read(entry)
-        except StopIteration:
+            return self._zip.read(self._entries[name])
+        except KeyError:
             raise CheckpointError(
                 f"{escaped(self.path)}: it has no '{escaped(name)}'", "a whole archive", "save it again with torch"
             ) from None

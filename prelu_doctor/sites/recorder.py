@@ -151,6 +151,9 @@ class Recorder(TorchDispatchMode):
             position=self._position(activation.function) if activation else None,
         )
         self._note_written_out(call, args)
+        if op in HIDING:
+            position = self._function_position(op, rank=-1)
+            self.graph.declined.append((position, "a fused kernel computes its activation, which cannot be seen"))
         self.graph.calls.append(call)
         if op in _PICKING:
             self._keep_indices(reads, _tensors_in([*args, *kwargs.values()]))
@@ -356,6 +359,9 @@ _PICKING = {"index", "index_select", "gather", "take_along_dim", "take", "embedd
 FUSED = {"rnn_relu", "rnn_relu_cell"}
 """Composite operations that hide their ReLUs: their parts are recorded instead."""
 
+
+HIDING = {"_transformer_encoder_layer_fwd"}
+"""Kernels that hide an activation; in a program that was made with one, no switch reaches it."""
 
 _HOOKS_AND_COMPILER = "Using .torch.compile.module.. when there are global hooks"
 """A compiled module says that hooks see it twice: once under its own path and once under that of the module inside."""

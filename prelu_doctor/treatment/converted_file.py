@@ -60,7 +60,6 @@ def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor], *, met
         UsageError: The method is none of the model's.
     """
     recipe = decode_recipe(recipe_text)
-    _check_slopes(recipe, state)
     if recipe.method is not None and not isinstance(fresh, fx.GraphModule):
         if method not in (None, recipe.method):
             raise UsageError(
@@ -69,6 +68,7 @@ def restore(fresh: nn.Module, recipe_text: str, state: dict[str, Tensor], *, met
                 "leave --method out",
             )
         run_method(fresh, recipe.method)
+    _check_slopes(recipe, state)
     try:
         for step in recipe.steps:
             apply_recipes(

@@ -99,6 +99,15 @@ def test_the_relu_of_a_fused_transformer_layer_is_seen(tmp_path):
     assert [site.units for site in report.sites] == [site.units for site in scan(net, [net.inputs(8)]).sites]
 
 
+def test_a_fused_kernel_that_was_traced_is_told(tmp_path):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    with torch.no_grad():
+        path = stored(tmp_path / "m.pt", "traced", layer, torch.randn(2, 3, 4))
+    report = scan(path, torch.randn(8, 3, 4))
+    assert report.sites == []
+    assert [entry.reason for entry in report.unresolved if "fused kernel" in entry.reason]
+
+
 def test_every_pass_finds_the_same_and_leaves_the_state_as_it_was(tmp_path):
     class Counts(nn.Module):
         kept: list[Tensor]
