@@ -49,7 +49,7 @@ class Model(Record, frozen=True, kw_only=True):
     sha256: str
     """Of the file's bytes; empty where the model did not come from a file."""
     kind: str
-    """What the file was recognised as: torch-module, state-dict, safetensors, torchscript, pt2, converted, in-memory."""
+    """What the file was recognised as: torch-module, state-dict, safetensors, torchscript, pt2, converted, ..."""
     parameters: Count
     """Number of parameter elements."""
     arch: str | None = None

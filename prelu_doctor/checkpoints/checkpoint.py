@@ -82,14 +82,16 @@ def read_checkpoint(
 ) -> StoredCheckpoint:
     """Read a checkpoint, recognised by its content, without running its code.
 
-    Pickles are read by the weights-only reader, which is allowed the classes of `torch.nn.modules` and no others.
+    One opening of the file serves for all that is done with it. Pickles are surveyed, then read by the weights-only
+    reader, which is allowed the classes of `torch.nn.modules`, inert stand-ins of harmless ones, and the user's.
     Prefixes that DistributedDataParallel (`module.`) and `torch.compile` (`_orig_mod.`) put before names are removed,
     except in converted files, whose names are kept as they were written.
 
     Args:
         path: The file or folder.
         trust: Read pickles of any class. Such a file can run any code; only for files one made oneself.
-        allow_classes: Names of classes of the user's, `package.module.Class`, that a pickled module may use.
+        allow_classes: Names of classes of the user's, `package.module.Class`, that a pickled module may use; as
+            `__main__.Class=file.py:Class` where the file calls it by another name.
         weights_key: Where in a training dictionary the weights stand; None for the usual keys.
         weights_alone: Do not build the module that a folder describes: its weights go elsewhere.
         method: Which of a file's programs to take, and what to run of TorchScript instead of `forward`.

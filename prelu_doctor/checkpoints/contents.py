@@ -17,6 +17,7 @@ from prelu_doctor.checkpoints.versions import below, with_versions_of
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed
 from prelu_doctor.expected_inputs import ExpectedInputs
+from prelu_doctor.untrusted.stand_ins import StandIn
 
 _FIRST_KEYS = ("state_dict", "model_state_dict", "model")
 _OTHER_KEYS = ("net", "network", "params", "weights", "module", "model_state", "net_state_dict")
@@ -100,7 +101,7 @@ def _usual_place(content: Any, path: Path) -> tuple[str, Any, str]:
             f"one set of weights, or one under {listed(_FIRST_KEYS)}",
             f"--weights-key {escaped(candidates[0])}",
         )
-    raise _nothing_found(path, _described(content))
+    raise _nothing_found(path, _described(content), _remedy(content))
 
 
 def _candidates(content: Mapping[Any, Any]) -> list[str]:
@@ -175,8 +176,14 @@ def _described(content: Any) -> str:
     if isinstance(content, Tensor):
         return f"a bare tensor of shape {tuple(content.shape)}"
     if not isinstance(content, Mapping):
-        return f"a {escaped(type(content).__name__)}"
-    return f"a dictionary with the keys {listed(content)}" if content else "an empty dictionary"
+        return (
+            f"a {escaped(type(content).__name__)}"
+            if not isinstance(content, StandIn)
+            else "an object that is no module"
+        )
+    others = [key for key, value in content.items() if isinstance(value, StandIn)]
+    objects = f" (objects that are no tensors: {listed(others, 3)})" if others else ""
+    return f"a dictionary with the keys {listed(content)}{objects}" if content else "an empty dictionary"
 
 
 def _wrong_key(content: Any, key: str, path: Path, found: Any) -> CheckpointError:
@@ -189,8 +196,17 @@ def _wrong_key(content: Any, key: str, path: Path, found: Any) -> CheckpointErro
     )
 
 
-def _nothing_found(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{escaped(path)}: holds {what}", "a module or a state dict (tensors by name)", _REMEDY)
+def _nothing_found(path: Path, what: str, remedy: str = _REMEDY) -> CheckpointError:
+    return CheckpointError(f"{escaped(path)}: holds {what}", "a module or a state dict (tensors by name)", remedy)
+
+
+def _remedy(content: Mapping[Any, Any]) -> str:
+    """What to do with objects by name: NumPy arrays, as a rule, which come out of a file as stand-ins."""
+    if content and all(isinstance(value, StandIn) for value in content.values()):
+        return (
+            "save tensors: torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, 'weights.pt')"
+        )
+    return _REMEDY
 
 
 def _joined(*notes: str) -> str:

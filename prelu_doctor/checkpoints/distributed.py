@@ -119,8 +119,9 @@ def _block(entry: Entry, chunk: Chunk, path: Path, folder: Path) -> Tensor:
             surveyed(cast(BinaryIO, FilePart(file, chunk.start, chunk.length)), path, zipped=True, advice=_ADVICE)
             part = FilePart(file, chunk.start, chunk.length)
             block = torch.load(cast(BinaryIO, part), map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        reason = error.found.removeprefix(f"{escaped(path)}: ")
+        raise unsound(folder, f"'{escaped(entry.name)}' in '{escaped(path.name)}': {reason}") from error
     except Exception as error:  # the reader of zip archives and torch's raise whatever they like
         raise unsound(folder, f"'{escaped(entry.name)}' in '{escaped(path.name)}': {reason_of(error)}") from error
     if (

@@ -56,9 +56,11 @@ def unpickled(path: Path, *, zipped: bool, reading: Reading) -> Unpickled:
         return Unpickled(_trusted(path, zipped=zipped), frozenset(), "")
     allowed = imported_classes(reading.allowed_classes)
     saved = read_torch_save(path, zipped=zipped, advice=_ADVICE, allowed=allowed)
+    # Where an architecture is named, the classes may be for the file that holds it.
+    unused = [] if reading.weights_alone else sorted(allowed.keys() - saved.asked)
     notes = [
         saved.stand_ins and f"read as inert stand-ins: {listed(saved.stand_ins, 5)}",
-        (unused := sorted(allowed.keys() - saved.asked)) and f"allowed, but not asked for: {listed(unused, 5)}",
+        unused and f"allowed, but not asked for: {listed(unused, 5)}",
     ]
     return Unpickled(saved.content, frozenset(allowed.values()), ", ".join(note for note in notes if note))
 

@@ -29,8 +29,8 @@ def _rename_in_graph(module: fx.GraphModule, device: torch.device) -> None:
         return device if isinstance(value, torch.device) else value
 
     for node in module.graph.nodes:
-        node.args = fx.node.map_aggregate(node.args, renamed)  # type: ignore[assignment]
-        node.kwargs = fx.node.map_aggregate(node.kwargs, renamed)  # type: ignore[assignment]
+        node.args = fx.node.map_aggregate(node.args, renamed)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, renamed)
     module.recompile()
 
 
@@ -41,7 +41,8 @@ def rename_device(module: torch.jit.ScriptModule, device: torch.device) -> None:
         module: Changed in place; constants of a frozen one are moved.
         device: Where what it makes is to lie.
     """
-    graphs = [part._c._get_method(method).graph for part in module.modules() for method in part._c._method_names()]
+    parts: list[Any] = list(module.modules())
+    graphs = [part._c._get_method(method).graph for part in parts for method in part._c._method_names()]
     for node in (node for graph in graphs for node in nodes_of(graph) if node.kind() == "prim::Constant"):
         if not node.hasAttribute("value"):
             continue

@@ -21,15 +21,17 @@ _CONSTANTS = frozenset({"True", "False", "true", "false", "oo", "int_oo", "zoo",
 _FUNCTIONS = frozenset(
     """
     FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv FloatTrueDiv IntTrueDiv
-    IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt RoundToInt RoundDecimal ToFloat Identity Max Min Abs Eq Ne
-    Lt Le Gt Ge StrictGreaterThan GreaterThan StrictLessThan LessThan Equality Unequality And Or Not Piecewise floor ceiling Add Mul Rational Integer Float sqrt
+    IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt RoundToInt RoundDecimal ToFloat Identity Max Min Abs
+    Eq Ne Lt Le Gt Ge StrictGreaterThan GreaterThan StrictLessThan LessThan Equality Unequality And Or Not Piecewise
+    floor ceiling Add Mul Rational Integer Float sqrt
     """.split()
 )
 _POWERS = frozenset({"PowByNatural", "FloatPow", "Pow", "LShift", "RShift"})
 _ARITHMETIC = (
-    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Tuple,
-    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.BitAnd, ast.BitOr, ast.UAdd, ast.USub,
-    ast.Invert, ast.Not, ast.And, ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Load,
+    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Tuple, ast.Load,
+    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.UAdd, ast.USub,
+    ast.BitAnd, ast.BitOr, ast.Invert, ast.Not, ast.And, ast.Or,
+    ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
 )  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def _harmless_call(node: ast.Call) -> bool:
 
 
 def _harmless_power(base: ast.expr, exponent: ast.expr) -> bool:
-    """A power of numbers is computed at once, and may have any number of digits: none of a power, none of any height."""
+    """A power of numbers is computed at once, and may have any number of digits."""
     if not _harmless(base) or not _harmless(exponent) or any(map(_is_power, ast.walk(base))):
         return False
     if _has_symbol(exponent):

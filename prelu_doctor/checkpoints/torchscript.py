@@ -39,7 +39,8 @@ def read_torchscript(path: Path, reading: Reading) -> Contents:
     archive = ProgramArchive.of(path)
     try:
         if not reading.trust:
-            check_code(*(_records(archive, ending) for ending in (".py", ".pkl")))
+            records = _records(archive)
+            check_code(*({name: records[name] for name in records if name.endswith(end)} for end in (".py", ".pkl")))
         module = _loaded(archive)
         methods = list(module._c._method_names())
         if not reading.trust:
@@ -73,7 +74,7 @@ def running(module: torch.jit.ScriptModule, method: str, *, name: str = "the mod
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         # Unoptimised, it runs the same operations every time, none of them fused.
-        with _silence(), _as_before(self, attributes), torch.jit.optimized_execution(False):
+        with _silence(), _as_before(self, attributes), _unoptimised():
             try:
                 return self._c._get_method(method)(*args, **kwargs)
             except (RuntimeError, torch.jit.Error) as error:
@@ -146,14 +147,26 @@ def _plain_attributes(nodes: Iterable[Any]) -> frozenset[str]:
     }
 
 
-def _records(archive: ProgramArchive, ending: str) -> dict[str, bytes]:
-    return {name: archive.read(name) for name in archive.names if name.casefold().endswith(ending)}
+def _records(archive: ProgramArchive) -> dict[str, bytes]:
+    """The records of code and pickles by name in lower case, as the reader sees them that will load them."""
+    found: dict[str, bytes] = {}
+    try:
+        reader = torch._C.PyTorchFileReader(io.BytesIO(archive.content))
+        for name in reader.get_all_records():
+            folded = name.casefold()
+            if folded in found:
+                raise UnsafeProgramError(f"two of its records are called '{name}'")
+            if folded.endswith((".py", ".pkl")):
+                found[folded] = reader.get_record(name)
+    except RuntimeError as error:
+        raise damage(archive.path, error) from error
+    return found
 
 
 def _loaded(archive: ProgramArchive) -> torch.jit.ScriptModule:
     with _silence():
         try:
-            module = torch.jit.load(io.BytesIO(archive.content), map_location="cpu")
+            module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(archive.content), map_location="cpu")
             rename_device(module, torch.device("cpu"))
             return module
         except Exception as error:
@@ -167,6 +180,11 @@ def _unknown(name: str, methods: list[str], method: str) -> UsageError:
         f"one of {listed(public)}" if public else "a method that can be run",
         f"--method {escaped(public[0])}" if public else "",
     )
+
+
+def _unoptimised() -> contextlib.AbstractContextManager[None]:
+    unoptimised: contextlib.AbstractContextManager[None] = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+    return unoptimised
 
 
 @contextlib.contextmanager
@@ -183,7 +201,8 @@ def _as_before(module: torch.jit.ScriptModule, names: frozenset[str]) -> Iterato
 
     A transformer layer is told meanwhile that its activation has no fused kernel, which would hide it.
     """
-    before = [(part, name, _Kept(part._c.getattr(name))) for part in module.modules() for name in _names(part, names)]
+    parts: list[Any] = list(module.modules())
+    before = [(part, name, _Kept(part._c.getattr(name))) for part in parts for name in _names(part, names)]
     try:
         for part, name, _ in before:
             if name == "activation_relu_or_gelu":
@@ -198,7 +217,7 @@ class _Kept:
     """A value as it was: tensors keep their identity, by which weights are known, and get their numbers back."""
 
     def __init__(self, value: Any) -> None:
-        self._value = copy.copy(value) if isinstance(value, list | dict) else value
+        self._value: Any = copy.copy(value) if isinstance(value, list | dict) else value
         self._numbers = value.detach().clone() if isinstance(value, Tensor) else None
 
     def restored(self) -> Any:

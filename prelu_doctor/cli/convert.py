@@ -54,7 +54,7 @@ def run(
             "-o",
             "--output",
             metavar="OUT.safetensors",
-            help="The converted checkpoint. OUT.pt2 is a program that needs no class. With another ending: a plain state"
+            help="The converted checkpoint; OUT.pt2 is a program that needs no class. Any other ending: a plain state"
             " dict, its recipe in a file beside it.",
         ),
     ],

@@ -73,7 +73,8 @@ AllowClasses = Annotated[
         "--allow-class",
         metavar="PKG.MOD.CLASS",
         rich_help_panel=_INPUT,
-        help="A class of yours that a pickled module may use. It is imported; nothing in the file runs. Repeatable.",
+        help="A class of yours that a pickled module may use. It is imported; nothing in the file runs. A script's own:"
+        " __main__.Net=train.py:Net. Repeatable.",
     ),
 ]
 WeightsKey = Annotated[

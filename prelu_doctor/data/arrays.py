@@ -71,7 +71,7 @@ def _from_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _from_npz(path: Path) -> dict[str, Tensor]:
-    check_zip(path, error=DataError)
+    check_zip(path, error=DataError, case_matters=True)
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             with archive.open(entry) as part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from types import FrameType
+from typing import Any
 
 from torch import fx, nn
 
@@ -64,7 +65,7 @@ def whereabouts_of(node: fx.Node) -> Whereabouts | None:
     return Whereabouts(*found, source_line(places[::-1]))
 
 
-def _stack(node: fx.Node) -> list[tuple[str, tuple[str, object]]]:
+def _stack(node: fx.Node) -> list[tuple[str, tuple[str, Any]]]:
     """The node's module calls, the root first; empty where it was not exported."""
     stack = node.meta.get("nn_module_stack")
     entries = list(stack.items()) if isinstance(stack, dict) else []

@@ -77,7 +77,7 @@ def _places_in(module: Any) -> _Places | None:
     try:
         every = _activations(_folded(module._c._get_method(method).inlined_graph))
         found = _Walk({_op(node) for node, nested in every if nested}).calls(module, method)
-    except (RuntimeError, AttributeError, _Unknown):
+    except (RuntimeError, AttributeError, _UnknownError):
         return None
     places: _Places = defaultdict(list)
     for op, where in found:
@@ -96,7 +96,7 @@ def _folded(graph: Any) -> Any:
     return copied
 
 
-class _Unknown(Exception):
+class _UnknownError(Exception):
     """The graphs do not tell which call is whose."""
 
 
@@ -141,7 +141,7 @@ class _Walk:
             known = stack_of(stack, kind)
             for node, source in zip(mine, sources, strict=True):
                 if not _OWN.fullmatch(node.getModuleHierarchy()):
-                    raise _Unknown
+                    raise _UnknownError
                 ranges = [node.sourceRange(), source, *callers]
                 places = [place for text in ranges for place in _places(text)]
                 found.append((_op(node), known and Whereabouts(*known, source_line(places))))
@@ -165,7 +165,7 @@ class _Walk:
                 carriers.append(node.sourceRange())
         own(len(nodes))
         if [op for op, _ in found] != [_op(node) for node in nodes]:
-            raise _Unknown
+            raise _UnknownError
         return found
 
 

@@ -23,7 +23,7 @@ _ALWAYS_FINE = 2**20
 """Bytes: so much may come out of any archive, however small."""
 
 
-def check_zip(path: Path, *, error: type[DoctorError]) -> None:
+def check_zip(path: Path, *, error: type[DoctorError], case_matters: bool = False) -> None:
     """Check that an archive says one thing to every reader, and unpacks to about what it is.
 
     Two readers must not see two archives in one file: the directory stands once, at the end, without a comment behind
@@ -34,20 +34,22 @@ def check_zip(path: Path, *, error: type[DoctorError]) -> None:
     Args:
         path: The archive.
         error: The leaf to raise.
+        case_matters: Whether its readers tell `x` from `X`. torch's do not: one of two such parts is checked and the
+            other one read.
 
     Raises:
         DoctorError: Of that leaf, with the reason.
     """
     with path.open("rb") as file:
-        check_open_zip(file, path, error=error)
+        check_open_zip(file, path, error=error, case_matters=case_matters)
 
 
-def check_open_zip(file: IO[bytes], path: Path, *, error: type[DoctorError]) -> None:
+def check_open_zip(file: IO[bytes], path: Path, *, error: type[DoctorError], case_matters: bool = False) -> None:
     """The same for an archive that is open, and may be a part of a file; the path is for messages."""
     try:
         with zipfile.ZipFile(file) as archive:
             size = file.seek(0, 2)
-            problem = _first_problem(archive.infolist(), archive.start_dir, file, size)
+            problem = _first_problem(archive.infolist(), archive.start_dir, file, size, case_matters)
     except (OSError, ValueError, struct.error, zipfile.BadZipFile, NotImplementedError, EOFError) as damage:
         raise error(
             f"{escaped(path)}: a zip archive that is damaged: {escaped(damage, 200)}",
@@ -62,16 +64,18 @@ def check_open_zip(file: IO[bytes], path: Path, *, error: type[DoctorError]) -> 
         )
 
 
-def _first_problem(entries: list[zipfile.ZipInfo], start_dir: int, file: IO[bytes], size: int) -> str:
+def _first_problem(
+    entries: list[zipfile.ZipInfo], start_dir: int, file: IO[bytes], size: int, case_matters: bool
+) -> str:
     return (
-        _problem_of_names(entries)
+        _problem_of_names(entries, case_matters)
         or _problem_of_sizes(entries, size)
         or _problem_of_directory(start_dir, file, size)
         or _problem_of_places(entries, start_dir, file)
     )
 
 
-def _problem_of_names(entries: list[zipfile.ZipInfo]) -> str:
+def _problem_of_names(entries: list[zipfile.ZipInfo], case_matters: bool) -> str:
     seen: set[str] = set()
     for entry in entries:
         name, shown = entry.filename, f"'{escaped(entry.orig_filename)}'"
@@ -81,9 +85,10 @@ def _problem_of_names(entries: list[zipfile.ZipInfo]) -> str:
             return f"the name of its part {shown} leads out of the archive"
         if stat.S_ISLNK(entry.external_attr >> 16):
             return f"its part {shown} is a link"
-        if name in seen:
+        found_by = name if case_matters else name.casefold()
+        if found_by in seen:
             return f"it has two parts called {shown}"
-        seen.add(name)
+        seen.add(found_by)
     return ""
 
 

@@ -85,6 +85,7 @@ def test_allowing_reaches_the_file_that_is_given_as_the_architecture(net):
     allowed = open_patient("weights.pt", arch="net.pt", allow_classes=ALLOWED, device="cpu")
     trusted = open_patient("weights.pt", arch="net.pt", trust=True, device="cpu")
     assert torch.equal(allowed.module(x), net(x))
+    assert allowed.note == ""
     assert torch.equal(trusted.module(x), net(x))
 
 

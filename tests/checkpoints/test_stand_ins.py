@@ -115,6 +115,13 @@ def test_the_readers_own_list_is_as_it_was_afterwards(tmp_path):
     assert set(torch.serialization.get_safe_globals()) == before
 
 
+def test_numpy_arrays_in_place_of_weights_are_told(tmp_path):
+    error = refusal(saved(tmp_path, {"0.weight": np.zeros((2, 2)), "0.bias": np.zeros(2)}))
+    assert "keys '0.weight', '0.bias' (objects that are no tensors: '0.weight', '0.bias')" in error.found
+    assert "torch.from_numpy(array)" in error.remedy
+    assert "no module" in refusal(saved(tmp_path, argparse.Namespace())).found
+
+
 def test_another_pickle_protocol_is_told(tmp_path):
     error = refusal(saved(tmp_path, {"w": torch.zeros(2)}, pickle_protocol=4))
     assert "it is written in pickle protocol 4: torch's safe reader knows pickle protocol 2" in error.found

@@ -45,7 +45,7 @@ def images(samples=64):
 
 @pytest.mark.parametrize("how", ["scripted", "traced", "frozen"])
 def test_the_planted_units_are_found(tmp_path, how):
-    """A frozen program has lost its modules: its sites are numbered, and its constants are called after what reads them."""
+    """A frozen program has lost its modules: its sites are numbered."""
     net = PlantedModel()
     report = scan(stored(tmp_path / "m.pt", how, net, images(2)), images())
     eager = scan(net, images())
@@ -212,7 +212,7 @@ def test_a_method_is_converted_and_read_back(tmp_path):
 def test_it_is_not_converted_nor_exported_and_told_how(tmp_path):
     path = stored(tmp_path / "m.pt", "scripted", PlantedModel(), None)
     for attempt in (lambda: convert(path, images()), lambda: export_onnx(path, tmp_path / "m.onnx", images())):
-        with pytest.raises(UsageError, match="TorchScript, compiled code.*\n.*\n.*--arch module:callable"):
+        with pytest.raises(UsageError, match=r"TorchScript, compiled code.*\n.*\n.*--arch module:callable"):
             attempt()
     assert not (tmp_path / "m.onnx").exists()
 

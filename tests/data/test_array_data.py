@@ -198,6 +198,10 @@ def test_arrays_that_do_not_fit_are_told(npz, arrays, told):
     assert told in failure(npz(**arrays), nn.Linear(2, 2))
 
 
+def test_names_that_differ_in_case_alone_are_two_arrays(npz):
+    assert "has the arrays 'a', 'A'" in failure(npz(a=X, A=X), nn.Linear(2, 2))
+
+
 def test_an_argument_that_the_file_lacks_is_told(npz):
     assert "no array 'mask'" in failure(npz(ids=Y), NeedsTwo())
     assert "no array 'mask'" in failure(npz(x=Y), NeedsTwo())

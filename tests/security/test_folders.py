@@ -347,11 +347,11 @@ def replaced_item(folder: Path, content: bytes) -> Path:
 def test_a_tensor_of_a_distributed_checkpoint_that_is_an_attack(folder, marker):
     buffer = io.BytesIO()
     torch.save(Attack(marker), buffer)
-    assert "'w' in '__0_0.distcp'" in refusal(replaced_item(folder, buffer.getvalue() + bytes(64)))
+    assert "would run the code of 'posix.mkdir'" in refusal(replaced_item(folder, buffer.getvalue()))
     shutil.rmtree(folder)
     buffer = io.BytesIO()
     torch.save({"w": torch.ones(4, 4), "x": Attack(marker)}, buffer)
-    assert "'w' in '__0_0.distcp'" in refusal(replaced_item(folder, buffer.getvalue()))
+    assert "would run the code of 'posix.mkdir'" in refusal(replaced_item(folder, buffer.getvalue()))
 
 
 def test_a_tensor_of_a_distributed_checkpoint_that_unpacks_to_far_more(folder):

@@ -54,7 +54,7 @@ def test_a_part_that_is_a_link_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("name", ["m/data.pkl", "m/data/0"])
+@pytest.mark.parametrize("name", ["m/data.pkl", "m/data/0", "m/DATA.pkl", "M/data.pkl"])
 def test_two_parts_of_one_name_are_refused(tmp_path, name):
     attack = pickle_of(call("posix.mkdir", text(str(tmp_path / "ran"))))
     assert f"two parts called '{name}'" in refusal(with_part(tmp_path / "m.pt", name, attack))
