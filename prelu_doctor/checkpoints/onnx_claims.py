@@ -69,6 +69,8 @@ def claim_problem(tensor: TensorProto) -> str:
 
 def structure_problem(model: ModelProto) -> str:
     """What in a model's structure no runtime should be given; empty where nothing is."""
+    if len(model.graph.node) > MOST_NODES:  # asked first, because looking at each takes time
+        return f"{len(model.graph.node):,} nodes (at most {MOST_NODES:,})"
     return (
         _text_problem(model)
         or _domain_problem(model)

@@ -319,9 +319,9 @@ class _Walk:
     # Parameters
 
     def _module_of(self, node: NodeProto) -> str:
-        """The module that a node's metadata names; empty where there is none."""
+        """The module that a node comes from; empty where the file does not tell it for sure."""
         origin = self._origins.of(node)
-        return origin.path if origin is not None and origin.from_metadata else ""
+        return origin.path if origin is not None and origin.tells_apart else ""
 
     def _read(self, value: int | None, path: str) -> int | None:
         """A value as a module reads it.

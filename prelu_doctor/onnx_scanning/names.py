@@ -33,13 +33,13 @@ class Origin:
         path: Path of the innermost one.
         calls: The paths of all of them, from the root, repeated calls told apart.
         is_activation: True where the innermost one is an activation module.
-        from_metadata: True where the exporter said so, not the node's name.
+        tells_apart: True where two calls of one module are sure to have one path.
     """
 
     path: str
     calls: tuple[str, ...]
     is_activation: bool
-    from_metadata: bool = False
+    tells_apart: bool = False
 
 
 class Origins:
@@ -50,7 +50,9 @@ class Origins:
     """
 
     def __init__(self, nodes: Iterable[NodeProto]) -> None:
-        self._in_scope: Counter[str] = Counter(node.name.rpartition("/")[0] for node in nodes if "/" in node.name)
+        scopes = [node.name.rpartition("/")[0] for node in nodes if "/" in node.name and node.op_type != "Constant"]
+        self._in_scope: Counter[str] = Counter(scopes)
+        self._around = {scope.rpartition("/")[0] for scope in scopes}
 
     def of(self, node: NodeProto) -> Origin | None:
         """The origin of a node; None where the file does not tell."""
@@ -67,7 +69,7 @@ class Origins:
     def _from_name(self, scope: str) -> Origin:
         """`/layer1/layer1.0/relu`: a module in a container repeats the container's name.
 
-        A module is taken for the activation itself where its scope holds this node alone.
+        A module is taken for the activation itself where its scope holds this node alone, and no other scope.
         """
         steps = scope.strip("/").split("/")
         kept: list[str] = []
@@ -75,12 +77,14 @@ class Origins:
             if kept and step.startswith(f"{kept[-1]}."):
                 kept.pop()
             kept.append(step)
-        alone = self._in_scope[scope] == 1
+        alone = self._in_scope[scope] == 1 and scope not in self._around
         name = kept[-1]
         first = re.fullmatch(r"(.+)_\d+", name)
         if alone and first and f"{scope.rpartition('/')[0]}/{first[1]}" in self._in_scope:
             name = first[1]  # `relu_1` beside `relu` is its second call
-        return Origin(".".join([*kept[:-1], name]), tuple(steps[:-1] if alone else steps), alone)
+        repeated = any(re.fullmatch(r".+_\d+", step) for step in steps)  # `encoder_1` may be a second call of `encoder`
+        calls = tuple(steps[:-1] if alone else steps)
+        return Origin(".".join([*kept[:-1], name]), calls, alone, tells_apart=not repeated)
 
 
 def _from_metadata(scopes: Sequence[str], classes: Sequence[str]) -> Origin:
@@ -88,7 +92,7 @@ def _from_metadata(scopes: Sequence[str], classes: Sequence[str]) -> Origin:
     modules = scopes[:-1] or [""]
     of_torch = len(classes) > 1 and classes[-2].startswith("torch.nn.modules.")
     activation = of_torch and classes[-2].rpartition(".")[2] in _ACTIVATION_CLASSES
-    return Origin(_REPEATED.sub("", modules[-1]), tuple(modules), activation and len(modules) > 1, from_metadata=True)
+    return Origin(_REPEATED.sub("", modules[-1]), tuple(modules), activation and len(modules) > 1, tells_apart=True)
 
 
 def _strings(text: str) -> list[str]:

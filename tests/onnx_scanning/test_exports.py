@@ -1,4 +1,4 @@
-"""What PyTorch's exporters write is scanned as the eager model is: the same sites, names and counts."""
+"""What the exporters of PyTorch write is scanned as the eager model is: the same sites, names and counts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from zoo import (
     PlantedModel,
     PReluNet,
     Relu6Net,
+    ReluInHelperFunction,
     RnnReluBothWays,
     SequenceFirst,
     SiameseEncoder,
@@ -93,6 +94,13 @@ def test_an_odd_model_is_scanned_as_it_is_in_pytorch(kind, tmp_path):
     for one, other in zip(eager, found, strict=True):
         assert (one.alpha is None) == (other.alpha is None)
         assert one.alpha is None or other.alpha.values == pytest.approx(one.alpha.values)
+
+
+@pytest.mark.parametrize("kind", [Relu6Net, InsideTransformer, ReluInHelperFunction], ids=lambda kind: kind.__name__)
+def test_the_names_of_the_older_exporter_tell_modules_from_functions(kind, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = kind(), kind.inputs(SAMPLES)
+    check_alike(model, exported(model, inputs, tmp_path / "m.onnx", dynamo=False), inputs)
 
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])

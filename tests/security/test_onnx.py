@@ -279,6 +279,15 @@ def test_damaged_onnx_files_end_in_one_message(folder):
             scan(open_weights_or_patient(path), np.zeros((2, 4), np.float32))
 
 
+def test_millions_of_empty_nodes(folder):
+    """Two bytes each in the file, and a hundred and more in memory."""
+    path = saved(folder / "m.onnx", add(numpy_helper.from_array(SECRET, "w")))
+    model = onnx.load(path)
+    model.graph.node.extend([helper.make_node("", [], [])] * 200_001)
+    path.write_bytes(model.SerializeToString())
+    assert "nodes (at most 200,000)" in refusal(path)
+
+
 def test_names_that_are_no_text(folder):
     """Protocol buffers hand such a name over as bytes."""
     path = saved(folder / "m.onnx", add(numpy_helper.from_array(SECRET, "w")))
