@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prelu_doctor import records
 from prelu_doctor.errors import UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
-from prelu_doctor.onnx_scanning.model import OnnxModel, open_onnx_model
+
+if TYPE_CHECKING:
+    from prelu_doctor.onnx_scanning.model import OnnxModel
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def open_onnx_patient(path: Path, *, device: str, unheeded: Collection[str] = ()
         CheckpointError: The file is refused.
         UsageError: There are such options.
     """
+    from prelu_doctor.onnx_scanning.model import open_onnx_model  # it brings onnx
+
     if unheeded:
         raise UsageError(
             f"{escaped(path)} is an ONNX model, and holds architecture and weights: {', '.join(unheeded)}",

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
+import prelu_doctor
 from prelu_doctor.cli.app import app
 
 REPOSITORY = Path(__file__).parents[1]
@@ -75,8 +76,30 @@ def test_the_library_is_used_as_shown(folder: Path, monkeypatch: pytest.MonkeyPa
     x = torch.randn(320, 4)
     loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=64)
     scope: dict[str, object] = {"model": model, "loader": loader}
-    exec(PYTHON[1].replace("steps=200", "steps=5"), scope)  # noqa: S102 - the README's own words
+    (block,) = (block for block in PYTHON if "import Treatment" in block)
+    exec(block.replace("steps=200", "steps=5"), scope)  # noqa: S102 - the README's own words
     assert sorted(path.name for path in tmp_path.iterdir()) == ["healed.onnx", "healed.safetensors"]
+
+
+def test_a_stream_is_given_what_the_model_returned() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(16, 128), nn.Linear(128, 4)
+
+        def forward(self, frame: torch.Tensor, state: torch.Tensor, sr: int) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(state)
+            out, (h, c) = self.lstm(frame[None], (state[:1], state[1:]))
+            return self.head(out[0]).relu(), torch.cat([h, c])
+
+    torch.manual_seed(0)
+    seen: list[torch.Tensor] = []
+    (block,) = (block for block in PYTHON if "def stream" in block)
+    scope: dict[str, object] = {"torch": torch, "prelu_doctor": prelu_doctor, "frames": torch.randn(3, 1, 16)}
+    exec(block, scope)  # noqa: S102 - the README's own words
+    report = prelu_doctor.scan(Recurrent(), scope["stream"])
+    assert report.data.samples == 3
+    assert all(bool(state.any()) for state in seen[-2:])
 
 
 @pytest.mark.parametrize("option", re.findall(r"`(--[a-z-]+)", README))
