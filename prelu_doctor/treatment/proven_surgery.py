@@ -66,12 +66,12 @@ def operate_and_prove(
     while True:
         plan = planner.plan(alpha_shape, refuse=refuse, inplace=inplace, route=route)
         surgery = operate(model, plan, alpha_shape=alpha_shape, none_arguments=nones)
-        kept, idle = _prove(model, surgery, dataset)
+        kept, idle, raised = _prove(model, surgery, dataset)
         if kept.equal and not idle:
             return surgery, {owner: names for owner, names in nones.items() if owner in plan.rewritten}
         harmful = set() if kept.equal else _harmful(model, dataset, alpha_shape, nones, plan)
         if not harmful and not idle:
-            raise moved("putting PReLUs in place", kept)
+            raise _stopped(raised) if raised else moved("putting PReLUs in place", kept)
         why = dict.fromkeys(idle, _IDLE) | dict.fromkeys(harmful, _HARMFUL)
         refuse |= {site: reason for site, reason in why.items() if site in route}
         # What a call overwrites may be read again, a graph knows nothing of autocast, a module may be called from a
@@ -93,6 +93,16 @@ def moved(what: str, kept: records.Preservation) -> BrokenPromiseError:
         "an output that does not move",
         "please report this model; nothing was written",
     )
+
+
+def _stopped(error: Exception) -> BrokenPromiseError:
+    stopped = BrokenPromiseError(
+        f"with PReLUs in place the forward raises {type(error).__name__}: {error}",
+        "a forward that runs as before",
+        "please report this model; nothing was written",
+    )
+    stopped.__cause__ = error
+    return stopped
 
 
 def all_batches(dataset: Dataset) -> Iterator[Batch]:
@@ -126,22 +136,26 @@ def _is_python(model: nn.Module, owner: str) -> bool:
     return not isinstance(model.get_submodule(owner), torch.jit.ScriptModule)
 
 
-def _prove(model: nn.Module, surgery: Surgery, dataset: Dataset) -> tuple[records.Preservation, set[str]]:
-    """Whether the output is what it was, and the sites whose PReLU was never called meanwhile."""
+def _prove(
+    model: nn.Module, surgery: Surgery, dataset: Dataset
+) -> tuple[records.Preservation, set[str], Exception | None]:
+    """Whether the output is what it was, the sites whose PReLU was never called meanwhile, and what was raised."""
     prelus = {recipe.site: surgery.prelu(recipe.site) for recipe in surgery.done}
     with running(prelus) as called:
-        kept = _compared(model, surgery.model, all_batches(dataset))
-    return kept, prelus.keys() - called if kept.equal else set()
+        kept, raised = _compared(model, surgery.model, all_batches(dataset))
+    return kept, prelus.keys() - called if kept.equal else set(), raised
 
 
-def _compared(model: nn.Module, operated: nn.Module, batches: Iterator[Batch]) -> records.Preservation:
-    """How far the output moved: infinitely far, where the operated model does not run."""
+def _compared(
+    model: nn.Module, operated: nn.Module, batches: Iterator[Batch]
+) -> tuple[records.Preservation, Exception | None]:
+    """How far the output moved: infinitely far, where the operated model does not run; and what it raised."""
     try:
-        return compare_outputs(model, operated, batches, promised=True)
+        return compare_outputs(model, operated, batches, promised=True), None
     except DoctorError:
         raise
-    except Exception:  # what is wrong with a PReLU in its place shows in the user's own code
-        return records.Preservation(promised=True, samples=0, equal=False, max_change=math.inf, scale=0.0)
+    except Exception as error:  # what is wrong with a PReLU in its place shows in the user's own code
+        return records.Preservation(promised=True, samples=0, equal=False, max_change=math.inf, scale=0.0), error
 
 
 def _harmful(
@@ -153,6 +167,7 @@ def _harmful(
         alone = operate(
             model, replace(plan, recipes=[recipe], declined={}), alpha_shape=alpha_shape, none_arguments=nones
         )
-        if not _compared(model, alone.model, iter([dataset.first()])).equal:
+        kept, _ = _compared(model, alone.model, iter([dataset.first()]))
+        if not kept.equal:
             harmful.add(recipe.site)
     return harmful
