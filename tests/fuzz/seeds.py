@@ -6,9 +6,11 @@ import argparse
 import json
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,16 +86,21 @@ def _pickled_weights(net: nn.Module, folder: Path) -> Iterator[Seed]:
 
 
 def _bare(path: Path) -> State:
-    return torch.load(path, weights_only=True)
+    return _loaded(path)
+
+
+def _loaded(path: Path) -> Any:
+    # A zip archive mapped, as a large one would be: torch is less strict then about what lies behind a tensor.
+    return torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _under(key: str) -> Callable[[Path], State]:
-    return lambda path: torch.load(path, weights_only=True)[key]
+    return lambda path: _loaded(path)[key]
 
 
 def _lightning(path: Path) -> State:
     with torch.serialization.safe_globals([argparse.Namespace]):
-        state = torch.load(path, weights_only=True)["state_dict"]
+        state = _loaded(path)["state_dict"]
     return {name.removeprefix("model."): tensor for name, tensor in state.items()}
 
 
