@@ -28,7 +28,7 @@ from prelu_doctor.escaping import escaped
 from prelu_doctor.onnx_patient import OnnxPatient
 from prelu_doctor.onnx_scanning.scan import OnnxScan, scan_onnx
 from prelu_doctor.outputs import Writer, check_targets, write_together
-from prelu_doctor.patient import Patient, open_patient, open_weights_or_patient
+from prelu_doctor.patient import Patient, open_checkpoint, open_patient
 from prelu_doctor.samples import Samples, samples_for
 from prelu_doctor.scanning.scan import Scan, Thresholds, scan_model
 from prelu_doctor.treatment.conversion import Phase, Treated, Treatment, no_progress, treat
@@ -63,7 +63,7 @@ def scan(
     Raises:
         DoctorError: The model or the data cannot be used; the message says what was found and expected.
     """
-    patient = open_weights_or_patient(model) if isinstance(model, nn.Module | str | Path) else model
+    patient = open_checkpoint(model) if isinstance(model, nn.Module | str | Path) else model
     if isinstance(patient, BareWeights):
         patient.check_nothing_to_run([] if data is None else ["data"])
         return weights_report(patient)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -77,16 +77,8 @@ def open_patient(
         CheckpointError: The file cannot be read, is refused, or does not fit its architecture.
         UsageError: The architecture or the device is missing.
     """
-    examined = open_weights_or_patient(
-        source,
-        arch=arch,
-        arch_args=arch_args,
-        trust=trust,
-        allow_classes=allow_classes,
-        weights_key=weights_key,
-        method=method,
-        device=device,
-    )
+    reading = Reading(trust=trust, allow_classes=tuple(allow_classes), weights_key=weights_key, method=method)
+    examined = open_checkpoint(source, Opening(arch=arch, arch_args=arch_args or {}, reading=reading, device=device))
     if isinstance(examined, BareWeights):
         raise examined.needs_architecture()
     if isinstance(examined, OnnxPatient):
@@ -94,49 +86,70 @@ def open_patient(
     return examined
 
 
-def open_weights_or_patient(
-    source: nn.Module | str | Path,
-    *,
-    arch: str | None = None,
-    arch_args: Mapping[str, object] | None = None,
-    trust: bool = False,
-    allow_classes: Sequence[str] = (),
-    weights_key: str | None = None,
-    method: str | None = None,
-    device: str = "auto",
+@dataclass(frozen=True)
+class Opening:
+    """How a checkpoint is opened.
+
+    Attributes:
+        arch: For a file that holds weights alone: `module:callable`, `file.py:callable`, or a file or folder that
+            holds a module.
+        arch_args: Keyword arguments of the callable.
+        reading: What the user allows, and which part of the file they want.
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    arch: str | None = None
+    arch_args: Mapping[str, object] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
+    device: str = "auto"
+
+
+def open_checkpoint(
+    source: nn.Module | str | Path, opening: Opening | None = None
 ) -> Patient | BareWeights | OnnxPatient:
     """Like `open_patient`; a file of weights alone without an architecture is no error but the weights.
 
     Nor is an ONNX model, which can be scanned although it has no module.
     """
+    opening = opening or Opening()
+    arch, reading = opening.arch, opening.reading
     if isinstance(source, nn.Module):
-        module = source if method is None else _with_method(copy.copy(source), method)
-        return Patient(module, records.replace(_record(module, path="", sha256="", kind="in-memory"), method=method))
+        return _in_memory(source, reading.method)
     if recognised(Path(source), error=CheckpointError) is FileKind.ONNX:
-        options = {"--arch": arch, "--arch-arg": arch_args, "--weights-key": weights_key, "--method": method}
-        return open_onnx_patient(
-            Path(source), device=device, unheeded=[name for name, given in options.items() if given]
-        )
-    target = chosen_device(device)
-    stored = read_checkpoint(
-        source,
-        trust=trust,
-        allow_classes=allow_classes,
-        weights_key=weights_key,
-        weights_alone=arch is not None,
-        method=None if arch else method,
-    )
+        return open_onnx_patient(Path(source), device=opening.device, unheeded=_unheeded_by_onnx(opening))
+    target = chosen_device(opening.device)
+    # With an architecture beside it the file's own module, and which of its programs, do not matter.
+    stored = read_checkpoint(source, replace(reading, weights_alone=True, method=None) if arch else reading)
     if stored.state is not None and arch is None:
         return _bare(stored, str(source))
-    reading = Reading(trust=trust, allowed_classes=tuple(allow_classes), method=method)
-    module, fitted = _module_of(stored, arch, arch_args or {}, reading)
+    module, fitted = _module_of(stored, opening)
     module = move(module, target)
-    record = _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind)
     recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
-    method = method or (recipe.method if recipe else None)
-    record = records.replace(record, arch=arch, arch_args=dict(arch_args or {}), method=method)
+    record = records.replace(
+        _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind),
+        arch=arch,
+        arch_args=dict(opening.arch_args),
+        method=reading.method or (recipe.method if recipe else None),
+    )
     note = ", ".join(part for part in (stored.note, fitted) if part)
     return Patient(module, record, note, stored.expected, recipe)
+
+
+def _in_memory(source: nn.Module, method: str | None) -> Patient:
+    module = source if method is None else _with_method(copy.copy(source), method)
+    return Patient(module, records.replace(_record(module, path="", sha256="", kind="in-memory"), method=method))
+
+
+def _unheeded_by_onnx(opening: Opening) -> list[str]:
+    """The options that were given and that say nothing about an ONNX file."""
+    options = {
+        "--arch": opening.arch,
+        "--arch-arg": opening.arch_args,
+        "--weights-key": opening.reading.weights_key,
+        "--allow-class": opening.reading.allow_classes,
+        "--method": opening.reading.method,
+    }
+    return [name for name, given in options.items() if given]
 
 
 def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
@@ -146,18 +159,16 @@ def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
     return BareWeights(path, stored.sha256, stored.kind, stored.state, slopes, stored.note)
 
 
-def _module_of(
-    stored: StoredCheckpoint, arch: str | None, arch_args: Mapping[str, object], reading: Reading
-) -> tuple[nn.Module, str]:
+def _module_of(stored: StoredCheckpoint, opening: Opening) -> tuple[nn.Module, str]:
     """The module, and what was done to make names fit."""
-    method = reading.method
+    arch, method = opening.arch, opening.reading.method
     if stored.module is not None and arch is None:
         return stored.module if stored.kind in _PROGRAMS or method is None else _with_method(stored.module, method), ""
     state = stored.state if stored.module is None else _weights_of_program(stored)
     assert state is not None
     assert arch is not None
     with torch.random.fork_rng(devices=[]):
-        fresh = build_architecture(arch, dict(arch_args), reading)
+        fresh = build_architecture(arch, dict(opening.arch_args), opening.reading)
     if stored.recipe_text is not None:
         return restore(fresh, stored.recipe_text, state, method=method), ""
     note = load_weights(fresh, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -65,8 +66,7 @@ def parse_arch_args(pairs: list[str]) -> dict[str, object]:
 def _stored_module(spec: str, arguments: dict[str, object], reading: Reading) -> nn.Module:
     if arguments:
         raise UsageError(f"--arch {escaped(spec)}: a file", "no --arch-arg with it", "leave --arch-arg out")
-    stored = read_checkpoint(spec, trust=reading.trust, allow_classes=reading.allowed_classes, method=reading.method)
-    module = stored.module
+    module = read_checkpoint(spec, replace(reading, weights_key=None, weights_alone=False)).module
     if module is None:
         raise CheckpointError(
             f"--arch {escaped(spec)}: holds weights, but no module",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,14 +71,7 @@ class StoredCheckpoint:
 
 
 def read_checkpoint(
-    path: Path | str,
-    *,
-    trust: bool = False,
-    allow_classes: Sequence[str] = (),
-    weights_key: str | None = None,
-    weights_alone: bool = False,
-    method: str | None = None,
-    device: torch.device | str = "cpu",
+    path: Path | str, reading: Reading | None = None, *, device: torch.device | str = "cpu"
 ) -> StoredCheckpoint:
     """Read a checkpoint, recognised by its content, without running its code.
 
@@ -89,12 +82,7 @@ def read_checkpoint(
 
     Args:
         path: The file or folder.
-        trust: Read pickles of any class. Such a file can run any code; only for files one made oneself.
-        allow_classes: Names of classes of the user's, `package.module.Class`, that a pickled module may use; as
-            `__main__.Class=file.py:Class` where the file calls it by another name.
-        weights_key: Where in a training dictionary the weights stand; None for the usual keys.
-        weights_alone: Do not build the module that a folder describes: its weights go elsewhere.
-        method: Which of a file's programs to take, and what to run of TorchScript instead of `forward`.
+        reading: What the user allowed, and what of the file they want; None for nothing beside the usual.
         device: Where the tensors come to lie.
 
     Raises:
@@ -104,15 +92,8 @@ def read_checkpoint(
     path = Path(path)
     if readable_kind(path) is FileKind.FOLDER:
         path = weights_in(path)
-    reading = Reading(
-        trust=trust,
-        allowed_classes=tuple(allow_classes),
-        weights_key=weights_key,
-        weights_alone=weights_alone,
-        method=method,
-    )
     read = _read_parts if readable_kind(path) in _IN_PARTS else _read_file
-    return _on_device(read(path, reading), device)
+    return _on_device(read(path, reading or Reading()), device)
 
 
 def _read_file(path: Path, reading: Reading) -> StoredCheckpoint:

@@ -54,7 +54,7 @@ def unpickled(path: Path, *, zipped: bool, reading: Reading) -> Unpickled:
     """
     if reading.trust:
         return Unpickled(_trusted(path, zipped=zipped), frozenset(), "")
-    allowed = imported_classes(reading.allowed_classes)
+    allowed = imported_classes(reading.allow_classes)
     saved = read_torch_save(path, zipped=zipped, advice=_ADVICE, allowed=allowed)
     # Where an architecture is named, the classes may be for the file that holds it.
     unused = [] if reading.weights_alone else sorted(allowed.keys() - saved.asked)

@@ -11,7 +11,7 @@ class Reading:
 
     Attributes:
         trust: Read pickles of any class and run programs of any operation: the file may then run any code.
-        allowed_classes: Names of classes (`package.module.Class`) that may be imported for this file; nothing that the
+        allow_classes: Names of classes (`package.module.Class`) that may be imported for this file; nothing that the
             file itself holds runs.
         weights_key: Where in a training dictionary the weights stand, as `ema` or `ema.shadow`; None: the usual keys.
         weights_alone: True where the user names the architecture, so that no module need be built.
@@ -19,7 +19,7 @@ class Reading:
     """
 
     trust: bool = False
-    allowed_classes: tuple[str, ...] = ()
+    allow_classes: tuple[str, ...] = ()
     weights_key: str | None = None
     weights_alone: bool = False
     method: str | None = None

@@ -115,7 +115,7 @@ def _named(file: Path, error: DoctorError) -> str:
 def _report_of(file: Path, *, inputs: Inputs, phase: Phase, quiet: bool) -> ScanReport:
     from prelu_doctor.bare_weights import BareWeights, weights_report
 
-    examined = inputs.weights_or_patient(file)
+    examined = inputs.examined(file)
     if examined.note:
         note(f"{file}: {examined.note}", quiet=quiet)
     if isinstance(examined, BareWeights):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prelu_doctor.errors import UsageError
 
@@ -51,30 +51,38 @@ class Inputs:
         """The model in a checkpoint."""
         from prelu_doctor.patient import open_patient
 
-        return open_patient(checkpoint, **self._opening())
+        return open_patient(
+            checkpoint,
+            arch=self.arch,
+            arch_args=self._arch_args(),
+            trust=self.trust,
+            allow_classes=self.allow_classes,
+            weights_key=self.weights_key,
+            method=self.method,
+            device=self.device,
+        )
 
-    def weights_or_patient(self, checkpoint: Path) -> Patient | BareWeights | OnnxPatient:
+    def examined(self, checkpoint: Path) -> Patient | BareWeights | OnnxPatient:
         """The model in a checkpoint, or its weights where it holds no more and `--arch` does not tell the rest."""
         from prelu_doctor.bare_weights import BareWeights
-        from prelu_doctor.patient import open_weights_or_patient
+        from prelu_doctor.checkpoints.reading import Reading
+        from prelu_doctor.patient import Opening, open_checkpoint
 
-        examined = open_weights_or_patient(checkpoint, **self._opening())
+        reading = Reading(
+            trust=self.trust,
+            allow_classes=tuple(self.allow_classes),
+            weights_key=self.weights_key,
+            method=self.method,
+        )
+        examined = open_checkpoint(checkpoint, Opening(self.arch, self._arch_args(), reading, self.device))
         if isinstance(examined, BareWeights):
             examined.check_nothing_to_run(self._for_a_forward())
         return examined
 
-    def _opening(self) -> dict[str, Any]:
+    def _arch_args(self) -> dict[str, object]:
         from prelu_doctor.checkpoints.architecture import parse_arch_args
 
-        return {
-            "arch": self.arch,
-            "arch_args": parse_arch_args(self.arch_args),
-            "trust": self.trust,
-            "allow_classes": self.allow_classes,
-            "weights_key": self.weights_key,
-            "method": self.method,
-            "device": self.device,
-        }
+        return parse_arch_args(self.arch_args)
 
     def _for_a_forward(self) -> list[str]:
         """The options that were given, and that say something about a forward."""

@@ -62,7 +62,7 @@ def run(
         from prelu_doctor.outputs import check_targets
 
         check_targets([output] if output else [], force=force, inputs=inputs.files(checkpoint))
-        examined = inputs.weights_or_patient(checkpoint)
+        examined = inputs.examined(checkpoint)
         if examined.note:
             note(examined.note, quiet=quiet)
         if isinstance(examined, BareWeights):

@@ -10,13 +10,14 @@ from crafted_pickles import call, dict_of, made, number, pickle_of, saved_zip, t
 from torch import nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.patient import open_patient
 
 
 def refusal(path, **options):
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, **options)
+        read_checkpoint(path, Reading(**options))
     return caught.value
 
 
@@ -72,7 +73,7 @@ def test_a_users_class_is_refused_with_the_option_that_allows_it(net):
 
 
 def test_an_allowed_class_is_imported_and_the_module_computes_as_before(net):
-    stored = read_checkpoint("net.pt", allow_classes=ALLOWED)
+    stored = read_checkpoint("net.pt", Reading(allow_classes=ALLOWED))
     x = torch.randn(3, 2)
     assert (stored.kind, stored.note) == ("torch-module", "")
     assert torch.equal(stored.module(x), net(x))
@@ -94,7 +95,7 @@ def test_one_class_of_two_is_not_enough(net):
 
 
 def test_a_class_that_the_file_does_not_ask_for_is_told(net):
-    stored = read_checkpoint("weights.pt", allow_classes=ALLOWED[:1])
+    stored = read_checkpoint("weights.pt", Reading(allow_classes=ALLOWED[:1]))
     assert stored.note == "allowed, but not asked for: 'users_net.Net'"
 
 
@@ -115,7 +116,7 @@ def test_what_is_no_class_cannot_be_allowed(net, wish, told):
 @pytest.mark.parametrize("wish", ["Net", "", ".Net", "__main__.Net"])
 def test_a_class_needs_its_full_name(net, wish):
     with pytest.raises(UsageError, match=r"--allow-class __main__\.Class=path/to/file\.py:Class"):
-        read_checkpoint("net.pt", allow_classes=(wish,))
+        read_checkpoint("net.pt", Reading(allow_classes=(wish,)))
 
 
 def test_a_class_may_be_found_under_another_name(net, tmp_path):
@@ -126,7 +127,7 @@ def test_a_class_may_be_found_under_another_name(net, tmp_path):
     error = refusal("script.pt")
     assert "--allow-class __main__.Net=path/to/file.py:Net" in error.remedy
     wishes = ("__main__.Net=users_net.py:Net", "__main__.Kind=users_net:Kind")
-    assert type(read_checkpoint("script.pt", allow_classes=wishes).module).__name__ == "Net"
+    assert type(read_checkpoint("script.pt", Reading(allow_classes=wishes)).module).__name__ == "Net"
 
 
 def pickle_body(path):
@@ -140,11 +141,11 @@ def test_the_constructor_of_an_allowed_class_does_not_run(net, tmp_path):
     error = refusal(saved_zip(tmp_path / "m.pt", pickle_of(body)), allow_classes=("users_net.Config",))
     assert "it calls 'users_net.Config'" in error.found
     saved_zip(tmp_path / "m.pt", pickle_of(dict_of(state_dict=dict_of(w=tensor()), c=made("users_net.Config"))))
-    assert list(read_checkpoint("m.pt", allow_classes=("users_net.Config",)).state) == ["w"]
+    assert list(read_checkpoint("m.pt", Reading(allow_classes=("users_net.Config",))).state) == ["w"]
 
 
 def test_an_allowed_module_may_not_carry_a_forward_or_hooks(net):
-    net = read_checkpoint("net.pt", allow_classes=ALLOWED).module
+    net = read_checkpoint("net.pt", Reading(allow_classes=ALLOWED)).module
     net.forward = nn.functional.relu
     torch.save(net, "own_forward.pt")
     assert "carries code: 'forward'" in refusal("own_forward.pt", allow_classes=ALLOWED).found

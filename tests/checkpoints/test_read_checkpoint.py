@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from prelu_doctor.checkpoints import contents
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError, UsageError
 
 RECIPE = "prelu_doctor.recipe"
@@ -90,7 +91,7 @@ def test_the_weights_key_says_which_are_taken(saved, net, key, nest):
 def test_a_wrong_weights_key_is_told_with_those_that_are_there(saved, net, key):
     path = saved({"model": net.state_dict(), "epoch": 3, "ema": {"decay": 0.9, "shadow": ones(net)}})
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, weights_key=key)
+        read_checkpoint(path, Reading(weights_key=key))
     assert f"under the key '{key}'" in caught.value.found
     assert "'model', 'ema.shadow'" in caught.value.expected
     assert caught.value.remedy == "--weights-key model"
@@ -108,7 +109,7 @@ def test_averaged_weights_alone_are_taken_only_on_request(saved, net):
     path = saved({"ema_state_dict": ones(net), "epoch": 3})
     with pytest.raises(CheckpointError, match="--weights-key ema_state_dict"):
         read_checkpoint(path)
-    assert equal_states(read_checkpoint(path, weights_key="ema_state_dict").state, ones(net))
+    assert equal_states(read_checkpoint(path, Reading(weights_key="ema_state_dict")).state, ones(net))
 
 
 def test_an_averaged_model_is_the_model(saved, net):
@@ -304,7 +305,7 @@ def test_a_recipe_that_does_not_belong_to_the_weights_is_an_error(saved, net, tm
 
 def test_trusted_files_may_hold_hooks_and_other_classes(saved, net):
     net.register_forward_hook(print)
-    assert read_checkpoint(saved(net), trust=True).kind == "torch-module"
+    assert read_checkpoint(saved(net), Reading(trust=True)).kind == "torch-module"
 
 
 def test_a_trusted_file_whose_class_is_gone_says_so(tmp_path, saved, monkeypatch):
@@ -316,7 +317,7 @@ def test_a_trusted_file_whose_class_is_gone_says_so(tmp_path, saved, monkeypatch
     monkeypatch.delitem(__import__("sys").modules, "gone_net")
     (tmp_path / "gone_net.py").unlink()
     with pytest.raises(CheckpointError, match="needs code that is not here: No module named 'gone_net'"):
-        read_checkpoint(path, trust=True)
+        read_checkpoint(path, Reading(trust=True))
 
 
 def test_a_trusted_file_finds_its_classes_in_the_current_directory(tmp_path, saved, monkeypatch):
@@ -328,7 +329,7 @@ def test_a_trusted_file_finds_its_classes_in_the_current_directory(tmp_path, sav
         path = saved(near_net.Net(nn.Linear(1, 1)))
         patch.delitem(__import__("sys").modules, "near_net")
     monkeypatch.chdir(tmp_path)
-    assert type(read_checkpoint(path, trust=True).module).__name__ == "Net"
+    assert type(read_checkpoint(path, Reading(trust=True)).module).__name__ == "Net"
 
 
 def test_a_device_that_is_not_there_is_a_usage_error(saved, net):

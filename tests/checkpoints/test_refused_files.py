@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError
 
 
@@ -25,7 +26,7 @@ def zipped(path, *names):
 
 def refusal(path, **options):
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, **options)
+        read_checkpoint(path, Reading(**options))
     assert caught.value.expected
     assert caught.value.remedy
     return str(caught.value)

@@ -15,6 +15,7 @@ from crafted_pickles import EMPTY_DICT, dict_of, made, named, number, pickle_of,
 from torch import nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError
 
 
@@ -25,7 +26,7 @@ def saved(tmp_path, content, **options):
 
 def refusal(path, **options):
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, **options)
+        read_checkpoint(path, Reading(**options))
     return caught.value
 
 

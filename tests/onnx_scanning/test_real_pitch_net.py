@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prelu_doctor.doctor import scan
-from prelu_doctor.patient import open_weights_or_patient
+from prelu_doctor.patient import open_checkpoint
 
 FOUND = importlib.util.find_spec("basic_pitch")
 assert FOUND is not None, "basic-pitch is missing: `make test` installs it, and a skip would hide that it did not"
@@ -22,7 +22,7 @@ SAMPLES = 8
 @pytest.fixture(scope="module")
 def patient():
     folder = Path(FOUND.origin).parent  # the package itself wants TensorFlow, and is not imported
-    return open_weights_or_patient(folder / "saved_models" / "icassp_2022" / "nmp.onnx")
+    return open_checkpoint(folder / "saved_models" / "icassp_2022" / "nmp.onnx")
 
 
 def speech(length: int, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from onnx_scanning.handmade import INT64, check_counts, graph, node, numbers, sa
 from prelu_doctor.data.calls import Call
 from prelu_doctor.doctor import scan
 from prelu_doctor.errors import DataError
-from prelu_doctor.patient import open_weights_or_patient
+from prelu_doctor.patient import open_checkpoint
 
 W, B = numbers(6, 4, seed=2), np.array([0, -500, 0, 1, -1, 0], np.float32)
 HELD = {"fc.weight": W, "fc.bias": B}
@@ -107,7 +107,7 @@ def fixed(folder, size):
 def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(tmp_path, size):
     path = fixed(tmp_path, size)
     x = numbers(7, 4, seed=8)
-    report = scan(open_weights_or_patient(path), torch.from_numpy(x))
+    report = scan(open_checkpoint(path), torch.from_numpy(x))
     (site,) = report.sites
     output = relu(x @ W.T + B)[:, :, None]
     check_counts(site, output > 0, output)
@@ -115,13 +115,13 @@ def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(tmp_path, size):
 
 
 def test_inputs_that_do_not_fit_the_file_are_refused(tmp_path):
-    patient = open_weights_or_patient(fixed(tmp_path, 2))
+    patient = open_checkpoint(fixed(tmp_path, 2))
     with pytest.raises(DataError, match="samples of shape 5"):
         scan(patient, torch.zeros(4, 5))
 
 
 def test_without_data_the_file_tells_the_shape_of_noise(tmp_path):
-    report = scan(open_weights_or_patient(fixed(tmp_path, 2)))
+    report = scan(open_checkpoint(fixed(tmp_path, 2)))
     assert (report.data.synthetic, report.data.samples) == (True, 512)
     assert report.model.kind == "onnx"
     assert report.model.parameters == 6 * 4 + 6
@@ -156,7 +156,7 @@ def test_whole_calls_carry_a_state_and_get_the_files_output_back(tmp_path):
                 carried.append(output[1].clone())
                 state = output[1]
 
-    report = scan(open_weights_or_patient(path), stream)
+    report = scan(open_checkpoint(path), stream)
     state, seen = np.zeros((1, 6), np.float32), []
     for frame in frames:
         state = relu(frame @ W.T + B + state)
@@ -169,7 +169,7 @@ def test_whole_calls_carry_a_state_and_get_the_files_output_back(tmp_path):
 
 def test_a_file_without_an_activation_says_so(tmp_path):
     path = saved(tmp_path / "m.onnx", graph([node("Abs", "x", "y")], [value("x", "n", 4)], [value("y")]))
-    report = scan(open_weights_or_patient(path), torch.zeros(3, 4))
+    report = scan(open_checkpoint(path), torch.zeros(3, 4))
     assert "PD303" in {finding.code for finding in report.findings}
 
 

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.checkpoints.keys import load_weights
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.cli.app import app
 from prelu_doctor.errors import CheckpointError
 
@@ -28,7 +29,7 @@ def name(request):
 
 def refusal(path, **options):
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, **options)
+        read_checkpoint(path, Reading(**options))
     message = str(caught.value)
     assert all(char.isprintable() or char == "\n" for char in message)
     return message
@@ -66,7 +67,7 @@ def test_a_key_under_which_weights_stand_is_shown_escaped(tmp_path, name):
     path = saved_zip(tmp_path / "m.pt", pickle_of(both))
     assert f"--weights-key {shown}" in refusal(path)
     assert shown in refusal(path, weights_key="c")
-    assert read_checkpoint(path, weights_key=raw).note == f"taken from key '{shown}'"
+    assert read_checkpoint(path, Reading(weights_key=raw)).note == f"taken from key '{shown}'"
 
 
 def test_the_name_of_a_weight_is_shown_escaped(tmp_path, name):

@@ -15,7 +15,7 @@ from onnx_scanning.handmade import FLOAT, graph, node, saved, value
 
 from prelu_doctor.doctor import check_parity, scan
 from prelu_doctor.errors import CheckpointError, DoctorError
-from prelu_doctor.patient import open_weights_or_patient
+from prelu_doctor.patient import open_checkpoint
 
 SECRET = np.arange(4, dtype=np.float32)
 
@@ -276,7 +276,7 @@ def test_damaged_onnx_files_end_in_one_message(folder):
         path = folder / "mutated.onnx"
         path.write_bytes(bytes(mutated))
         with contextlib.suppress(DoctorError):
-            scan(open_weights_or_patient(path), np.zeros((2, 4), np.float32))
+            scan(open_checkpoint(path), np.zeros((2, 4), np.float32))
 
 
 def test_millions_of_empty_nodes(folder):

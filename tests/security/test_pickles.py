@@ -26,6 +26,7 @@ from crafted_pickles import (
 from torch import nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.data.arrays import read_arrays
 from prelu_doctor.errors import CheckpointError, DataError
 
@@ -43,7 +44,7 @@ def mkdir(marker):
 
 def refusal(path, **options):
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, **options)
+        read_checkpoint(path, Reading(**options))
     return caught.value
 
 

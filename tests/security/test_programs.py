@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
+from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.symbolic_expressions import is_arithmetic
 from prelu_doctor.doctor import scan
 from prelu_doctor.errors import CheckpointError
@@ -86,7 +87,7 @@ def pickled(content):
 
 def refusal(path, **options):
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, **options)
+        read_checkpoint(path, Reading(**options))
     assert caught.value.expected
     assert caught.value.remedy
     return str(caught.value)
@@ -414,7 +415,7 @@ def test_code_that_loading_would_run_is_looked_through_before(tmp_path, marker):
 
 def test_trust_loads_it_nevertheless(tmp_path, marker):
     path = scripted(tmp_path, KeepsItself(), LOADED, f'{LOADED}\n    ops.aten.save((state)[0], "{marker}")')
-    read_checkpoint(path, trust=True)
+    read_checkpoint(path, Reading(trust=True))
     assert marker.exists()
 
 
