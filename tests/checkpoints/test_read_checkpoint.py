@@ -82,7 +82,7 @@ def test_weights_that_could_be_taken_too_are_told(saved, net):
     ],
 )
 def test_the_weights_key_says_which_are_taken(saved, net, key, nest):
-    stored = read_checkpoint(saved({"state_dict": net.state_dict(), **nest(ones(net))}), weights_key=key)
+    stored = read_checkpoint(saved({"state_dict": net.state_dict(), **nest(ones(net))}), Reading(weights_key=key))
     assert equal_states(stored.state, ones(net))
     assert stored.note == f"taken from key '{key}'"
 
