@@ -10,9 +10,11 @@ from typing import Any, TypeGuard
 
 import torch
 
+from prelu_doctor.checkpoints.folders import file_in_folder
 from prelu_doctor.checkpoints.inert_pickle import ForeignNameError, Made, Name, described
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed, reason_of
+from prelu_doctor.untrusted.opened_files import bytes_of
 
 METADATA = ".metadata"
 _LONGEST = 256 * 2**20
@@ -82,11 +84,9 @@ def unsound(folder: Path, problem: str) -> CheckpointError:
 
 
 def _metadata(folder: Path) -> Made:
-    path = folder / METADATA
+    path = file_in_folder(folder, METADATA, named_by=folder)
     try:
-        if path.stat().st_size > _LONGEST:
-            raise unsound(folder, f"its {METADATA} is longer than {_LONGEST} bytes")
-        found = described(path.read_bytes(), _is_plain)
+        found = described(bytes_of(path, _LONGEST, error=CheckpointError), _is_plain)
     except ForeignNameError as error:
         raise CheckpointError(
             f"{escaped(path)}: refused, because reading it would run the code of {listed([error.name])}",

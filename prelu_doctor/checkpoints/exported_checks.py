@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prelu_doctor.checkpoints.program_archives import UnsafeProgramError
+from prelu_doctor.checkpoints.program_operators import is_forbidden
 from prelu_doctor.checkpoints.symbolic_expressions import is_arithmetic, is_symbol
 
 
@@ -117,11 +118,13 @@ def _operator(text: Any) -> Any:
 def is_allowed_operator(target: str) -> bool:
     """True for an operator that computes with tensors and numbers and does nothing else."""
     parts = target.split(".")
+    if any(part.startswith("__") for part in parts):
+        return False
     if target.startswith("torch.ops.") and len(parts) >= 4 and all(map(_IDENTIFIER.fullmatch, parts)):
         space, name = parts[2], parts[3]
         if space == "higher_order":
-            return name in _HIGHER_ORDER
-        return space in _NAMESPACES and name not in _FORBIDDEN and len(parts) <= 5
+            return name in _HIGHER_ORDER and len(parts) == 4
+        return space in _NAMESPACES and name != "warn" and not is_forbidden(name) and len(parts) <= 5
     if len(parts) != 2 or not _IDENTIFIER.fullmatch(parts[1]):
         return False
     return {"_operator": _ARITHMETIC, "math": _MATH, "torch": _SYMBOLIC}.get(parts[0], frozenset()).__contains__(
@@ -189,8 +192,6 @@ def _as_it_is(value: Any) -> Any:
 _PLAIN = re.compile(r"[\w.\-@]*", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _NAMESPACES = frozenset({"aten", "prims", "quantized", "quantized_decomposed", "torchvision"})
-_FORBIDDEN = frozenset({"from_file", "save", "_print", "warn", "manual_seed", "seed", "set_grad_enabled", "set_data"})
-"""Operators of aten that read or write files, talk, or change what is not theirs."""
 _HIGHER_ORDER = frozenset(
     """
     cond map map_impl while_loop scan associative_scan invoke_subgraph wrap_with_set_grad_enabled wrap_with_autocast

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prelu_doctor.checkpoints.contents import Contents
-from prelu_doctor.checkpoints.folders import weights_in
+from prelu_doctor.checkpoints.folders import file_in_folder, weights_in
 from prelu_doctor.checkpoints.hugging_face_config import plain_config
 from prelu_doctor.checkpoints.mapped_memory import aligned
 from prelu_doctor.checkpoints.reading import Reading
@@ -41,6 +41,7 @@ def read_hugging_face(folder: Path, reading: Reading, *, read_file: ReadFile) ->
         )
     if reading.weights_alone or held.recipe_text is not None:
         return Contents(state=held.state, note=held.note, recipe_text=held.recipe_text, files=files)
-    config = plain_config(folder / CONFIG, most=sum(tensor.nbytes for tensor in held.state.values()))
+    described = file_in_folder(folder, CONFIG, named_by=folder)
+    config = plain_config(described, most=sum(tensor.nbytes for tensor in held.state.values()))
     module, note = built_model(folder, config, aligned(held.state))
     return Contents(module=module, note=", ".join(part for part in (held.note, note) if part), files=files)

@@ -9,6 +9,7 @@ from typing import Any
 
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped
+from prelu_doctor.untrusted.opened_files import bytes_of
 
 _LONGEST = 8 * 2**20
 _DEEPEST = 50
@@ -55,9 +56,7 @@ def plain_config(path: Path, *, most: int) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LONGEST:
-            raise _unsound(path, f"longer than {_LONGEST} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(bytes_of(path, _LONGEST, error=CheckpointError).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise _unsound(path, escaped(error, 200)) from error
     if not isinstance(config, dict):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from prelu_doctor.untrusted.pickle_values import check_keys
+from prelu_doctor.untrusted.pickle_values import Keys
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class _Reader(_Base):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO, allowed: Callable[[Name], bool]) -> None:
         super().__init__(file)
         self._allowed = allowed
+        self._keys = Keys()
 
     def find_class(self, module: str, name: str) -> Name:
         found = Name(module, name)
@@ -106,11 +107,11 @@ class _Reader(_Base):  # type: ignore[misc]
         made.state = state
 
     def _set_item(self) -> None:
-        check_keys(self.stack[-2:-1])
+        self._keys.check(self.stack[-2:-1])
         self.load_setitem()
 
     def _set_items(self) -> None:
-        check_keys(self.stack[::2])
+        self._keys.check(self.stack[::2])
         self.load_setitems()
 
     dispatch = {code: read for code, read in _Base.dispatch.items() if bytes([code]) in _READ} | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,8 +60,8 @@ class ProgramArchive:
                 "save it again with torch",
             )
         # torch finds a record without regard to case.
-        folded = [entry.filename.casefold() for entry in entries]
-        twice = [entry.filename for entry, name in zip(entries, folded, strict=True) if folded.count(name) > 1]
+        often = Counter(entry.filename.casefold() for entry in entries)
+        twice = [entry.filename for entry in entries if often[entry.filename.casefold()] > 1]
         if twice:
             raise CheckpointError(
                 f"{escaped(path)}: two entries are called '{escaped(twice[0])}'",

@@ -14,17 +14,16 @@ from typing import Any
 import torch
 
 from prelu_doctor.checkpoints.program_archives import UnsafeProgramError
+from prelu_doctor.checkpoints.program_operators import is_forbidden
 
 NAMESPACES = frozenset({"aten", "prim", "quantized", "torchvision", "profiler"})
 """Of operators that come with torch and torchvision and compute with tensors and numbers, or take times."""
-FORBIDDEN = frozenset(
-    {"from_file", "save", "load", "_print", "rpc_async", "rpc_sync", "rpc_remote", "PythonOp", "IgnoredPythonOp"}
-)
-"""Operators within them that read or write files, talk past Python's streams, call other machines, or run Python."""
 _OBJECTS = frozenset({"quantized", "profiler"})
 """Namespaces of classes written in C++ whose objects hold packed weights or a time."""
 _CLASS = re.compile(rb"torch\.classes\.(\w+)")
 _ROOTS = ("ops", "torch")
+_LONGEST = 2**21
+"""Most bytes of code: to look it through takes a few kilobytes of memory a line. A large network has a tenth of it."""
 
 
 def check_code(sources: Mapping[str, bytes], pickles: Mapping[str, bytes]) -> None:
@@ -40,6 +39,8 @@ def check_code(sources: Mapping[str, bytes], pickles: Mapping[str, bytes]) -> No
     for name, data in pickles.items():
         for space in _CLASS.findall(data):
             _check_object(space.decode(), name)
+    if sum(map(len, sources.values())) > _LONGEST:
+        raise UnsafeProgramError(f"its code is longer than {_LONGEST} bytes, too long to be looked through")
     for name, source in sources.items():
         for reason in _reasons(name, source):
             raise UnsafeProgramError(f"{name} {reason}")
@@ -57,7 +58,7 @@ def check_graphs(graphs: Iterable[Any]) -> None:
     for graph in graphs:
         for node in nodes_of(graph):
             space, _, name = node.kind().partition("::")
-            if space not in NAMESPACES or name in FORBIDDEN:
+            if space not in NAMESPACES or is_forbidden(name):
                 raise UnsafeProgramError(f"its graph calls {node.kind()}")
 
 
@@ -88,7 +89,7 @@ def _reasons(name: str, source: bytes) -> Iterator[str]:
         raise UnsafeProgramError(f"{name} cannot be read as code") from error
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in FORBIDDEN:
+        if isinstance(node, ast.Attribute) and is_forbidden(node.attr):
             yield f"calls {node.attr}, as in {ast.unparse(node)[:80]}"
         elif isinstance(node, ast.Name):
             yield from _about_name(node, parents)
@@ -99,7 +100,7 @@ def _reasons(name: str, source: bytes) -> Iterator[str]:
 
 
 def _about_name(node: ast.Name, parents: Mapping[ast.AST, ast.AST]) -> Iterator[str]:
-    if node.id in FORBIDDEN:
+    if is_forbidden(node.id):
         yield f"calls {node.id}"
     if node.id not in (*_ROOTS, "__torch__"):
         return
@@ -121,7 +122,7 @@ def _about_name(node: ast.Name, parents: Mapping[ast.AST, ast.AST]) -> Iterator[
 
 def _about_getattr(node: ast.Call) -> Iterator[str]:
     name = node.args[1] if len(node.args) > 1 else None
-    if not isinstance(name, ast.Constant) or not isinstance(name.value, str) or name.value in FORBIDDEN:
+    if not isinstance(name, ast.Constant) or not isinstance(name.value, str) or is_forbidden(name.value):
         yield f"takes a part by its name, as in {ast.unparse(node)[:80]}"
 
 

@@ -56,6 +56,26 @@ def opened(path: Path, *, error: type[DoctorError]) -> Iterator[OpenedFile]:
         _check_unchanged(file, path, through, before, error)
 
 
+def bytes_of(path: Path, most: int, *, error: type[DoctorError]) -> bytes:
+    """The bytes of a small file, read once.
+
+    Args:
+        path: A regular file.
+        most: How many it may have.
+        error: The leaf to raise.
+
+    Raises:
+        DoctorError: Of that leaf, where the file cannot be opened, is not a regular one, or is longer.
+    """
+    with _binary(path, error) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= most else b""
+    if len(content) != size:
+        problem = f"longer than {most} bytes" if size > most else "changed while it was read"
+        raise error(f"{escaped(path)}: {problem}", "a file of the size that programs write")
+    return content
+
+
 def _binary(path: Path, error: type[DoctorError]) -> BufferedReader:
     try:
         # A pipe that took the file's place must not be waited for.

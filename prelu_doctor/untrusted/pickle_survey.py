@@ -21,7 +21,6 @@ from prelu_doctor.untrusted.pickle_values import (
     Storage,
     called,
     check_attributes,
-    check_keys,
     made_parameter,
 )
 
@@ -164,24 +163,24 @@ class _DryRun(_PurePython):  # type: ignore[misc] # typed nowhere
 
     def _frozenset(self) -> None:
         members = self.pop_mark()
-        check_keys(members)
+        self._survey.claims.keys.check(members)
         self.append(frozenset())
 
     def _dict(self) -> None:
         items = self.pop_mark()
-        check_keys(items[::2])
+        self._survey.claims.keys.check(items[::2])
         self.append(dict(zip(items[::2], items[1::2], strict=True)))
 
     def _set_item(self) -> None:
-        check_keys(self.stack[-2:-1])
+        self._survey.claims.keys.check(self.stack[-2:-1])
         self.load_setitem()
 
     def _set_items(self) -> None:
-        check_keys(self.stack[::2])
+        self._survey.claims.keys.check(self.stack[::2])
         self.load_setitems()
 
     def _add_items(self) -> None:
-        check_keys(self.stack)
+        self._survey.claims.keys.check(self.stack)
         self.load_additems()
 
     def _reduce(self) -> None:

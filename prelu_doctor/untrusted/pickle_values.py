@@ -13,6 +13,8 @@ from prelu_doctor.escaping import escaped
 from prelu_doctor.untrusted.pickle_names import CALLS, Role, element_bytes
 
 _MOST_AXES = 64
+_MOST_TUPLES = 1000
+_BYTES_AN_ENTRY = 40  # of a dictionary or a set that a call copies
 _LARGEST_KEY = 2**60  # Python hashes whole numbers modulo 2^61 - 1: larger ones can be made to collide
 _MOST_RATIO = 10
 _ALWAYS_FINE = 2**20
@@ -66,10 +68,13 @@ class Claim:
 
 
 class Claims:
-    """What all tensors together claim, each view of a storage counted once.
+    """What all tensors together claim, each view of a storage counted once, and what calls copy.
 
     Args:
-        file_size: In bytes; the tensors may claim ten times that and a mebibyte.
+        file_size: In bytes; they may claim ten times that and a mebibyte.
+
+    Attributes:
+        keys: Of the dictionaries and sets.
     """
 
     def __init__(self, file_size: int) -> None:
@@ -77,6 +82,18 @@ class Claims:
         self._file_size = file_size
         self._views: dict[object, int] = {}
         self._total = 0
+        self._copied = 0
+        self.keys = Keys()
+
+    def copied(self, size: int) -> None:
+        """Counts what a call copies of its argument, which a small file may pass to a thousand calls.
+
+        Raises:
+            Refused: Where all calls together copy too much.
+        """
+        self._copied += size
+        if self._copied > self._limit:
+            raise Refused(f"its calls copy more than its {self._file_size} bytes can hold")
 
     def view(self, storage: object, offset: object, size: object, stride: object, itemsize: int = 0) -> Claim:
         """A tensor that looks at a part of a storage.
@@ -118,19 +135,29 @@ class Claims:
         return Claim(elements, itemsize)
 
 
-def check_keys(keys: Iterable[object]) -> None:
-    """Check that keys of a dictionary or members of a set are such as programs use.
+class Keys:
+    """The keys of all dictionaries and members of all sets in a file.
 
     Hashing a tuple goes through all that it holds: a small pickle nests tuples so deep, or so often in each other, that
-    the hash never ends or the interpreter falls over.
-
-    Raises:
-        Refused: Where a key is nested or huge.
+    the hash never ends or the interpreter falls over. And its hash has no secret: thousands can be made to collide.
     """
-    for key in keys:
-        parts = key if isinstance(key, tuple) and len(key) <= _MOST_AXES else (key,)
-        if not all(_is_plain_key(part) for part in parts):
-            raise Refused("a key of a dictionary in it is nested or huge")
+
+    def __init__(self) -> None:
+        self._tuples = 0
+
+    def check(self, keys: Iterable[object]) -> None:
+        """Check that these are such as programs use.
+
+        Raises:
+            Refused: Where a key is nested or huge, or too many are tuples.
+        """
+        for key in keys:
+            self._tuples += isinstance(key, tuple)
+            parts = key if isinstance(key, tuple) and len(key) <= _MOST_AXES else (key,)
+            if not all(_is_plain_key(part) for part in parts):
+                raise Refused("a key of a dictionary in it is nested or huge")
+        if self._tuples > _MOST_TUPLES:
+            raise Refused(f"more than {_MOST_TUPLES} keys of dictionaries in it are tuples")
 
 
 def called(function: Named, arguments: object, claims: Claims) -> Any:
@@ -288,19 +315,22 @@ def _plain_parameter(claims: Claims, _of: Named, *arguments: object) -> Claim:
     return made_parameter(claims, *arguments)
 
 
-def _mapping(_claims: Claims, _of: Named, content: object = ()) -> dict[Any, Any]:
+def _mapping(claims: Claims, _of: Named, content: object = ()) -> dict[Any, Any]:
+    if isinstance(content, dict | list | tuple):
+        claims.copied(len(content) * _BYTES_AN_ENTRY)
     if isinstance(content, dict):
         return dict(content)
     if not isinstance(content, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in content):
         raise Refused("a dictionary in it is made of something else than pairs")
-    check_keys(pair[0] for pair in content)
+    claims.keys.check(pair[0] for pair in content)
     return {pair[0]: pair[1] for pair in content}
 
 
-def _set(_claims: Claims, of: Named, members: object = ()) -> Made:
+def _set(claims: Claims, of: Named, members: object = ()) -> Made:
     if not isinstance(members, list | tuple):
         raise Refused("a set in it is made of something else than a list")
-    check_keys(members)
+    claims.copied(len(members) * _BYTES_AN_ENTRY)
+    claims.keys.check(members)
     return Made(of)
 
 
@@ -310,16 +340,18 @@ def _complex(_claims: Claims, of: Named, *parts: object) -> Made:
     return Made(of)
 
 
-def _bytes(_claims: Claims, _of: Named, text: object, encoding: object) -> bytes:
-    """What the bytes are is of no interest, nor is the memory they take twice."""
+def _bytes(claims: Claims, _of: Named, text: object, encoding: object) -> bytes:
+    """What the bytes are is of no interest."""
     if not isinstance(text, str) or encoding not in _ENCODINGS:
         raise Refused(f"it encodes a text as '{escaped(encoding)}'")
+    claims.copied(len(text))
     return b""
 
 
-def _bytearray(_claims: Claims, of: Named, content: object = b"", encoding: object = "latin-1") -> Made:
+def _bytearray(claims: Claims, of: Named, content: object = b"", encoding: object = "latin-1") -> Made:
     if not isinstance(content, bytes | str) or encoding not in _ENCODINGS:
         raise Refused("it asks for a bytearray of any size")
+    claims.copied(len(content))
     return Made(of)
 
 

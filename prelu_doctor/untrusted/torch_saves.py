@@ -197,7 +197,9 @@ def _loaded(path: Path, zipped: bool, grants: list[tuple[Any, str]]) -> Any:
     ):
         warnings.simplefilter("ignore")  # about old storages and protocols: what matters comes as an error
         if zipped and mappable(path):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Whatever the program that calls this one has chosen: nothing may write through to the file.
+            with torch.serialization.set_default_mmap_options(mmap.MAP_PRIVATE):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         # An open file, because torch takes a path that ends with .safetensors for one, whatever it holds.
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
