@@ -250,3 +250,33 @@ def test_a_text_that_claims_more_than_the_pickle_holds_is_damage(tmp_path, refus
     long = b"\xff" * 7
     for opcode in (b"X" + long[:4], b"\x8e" + long + b"\x00", b"\x8b" + long[:3] + b"\x7f", b"\x95" + long, b"cos"):
         assert "its pickle is damaged" in refused(saved_zip(tmp_path / "m.pt", pickle_of(opcode)))
+
+
+@pytest.mark.parametrize(
+    ("function", "argument"),
+    [
+        ("_codecs.encode", text("a" * 2000)),
+        ("builtins.bytearray", text("a" * 2000)),
+        ("builtins.set", b"](" + b"".join(number(n) for n in range(200)) + b"e"),
+        ("collections.OrderedDict", b"}(" + b"".join(number(n) + NONE for n in range(200)) + b"u"),
+        ("collections.Counter", b"}(" + b"".join(number(n) + NONE for n in range(200)) + b"u"),
+    ],
+)
+def test_calls_that_copy_one_argument_again_and_again_are_refused(tmp_path, function, argument):
+    """A call of a thing that was made before takes a few bytes of the file, and a copy of the thing in memory."""
+    last = text("latin1") if function in ("_codecs.encode", "builtins.bytearray") else b""
+    again = named(function) + b"(h\x01" + last + b"tR0"
+    body = argument + b"q\x010" + 4000 * again + dict_of(w=tensor())
+    with pytest.raises(CheckpointError, match="its calls copy more than its"):
+        read_checkpoint(saved_zip(tmp_path / "m.pt", pickle_of(body)))
+
+
+def test_tuples_as_keys_are_few(tmp_path):
+    def keys(count):
+        return b"}(" + b"".join(tuple_of(number(n), number(1)) + NONE for n in range(count)) + b"u"
+
+    few = dict_of(state_dict=dict_of(w=tensor()), sizes=keys(900))
+    assert list(read_checkpoint(saved_zip(tmp_path / "few.pt", pickle_of(few))).state) == ["w"]
+    many = dict_of(state_dict=dict_of(w=tensor()), sizes=keys(1100))
+    with pytest.raises(CheckpointError, match="keys of dictionaries in it are tuples"):
+        read_checkpoint(saved_zip(tmp_path / "many.pt", pickle_of(many)))

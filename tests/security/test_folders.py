@@ -147,6 +147,13 @@ def test_names_in_an_index_that_would_paint_the_terminal(folder):
 # --- Hugging Face
 
 
+def test_a_configuration_that_is_a_link_to_a_file_elsewhere(hugging_face, tmp_path):
+    outside = tmp_path / "outside.json"
+    (hugging_face / "config.json").rename(outside)
+    (hugging_face / "config.json").symlink_to(outside)
+    assert "link that leads out of the folder" in refusal(hugging_face)
+
+
 @pytest.mark.parametrize("place", [(), ("text_config",), ("sub_configs", 0, "deeper")])
 def test_a_configuration_that_brings_its_own_code(hugging_face, marker, no_network, place):
     code = f"import os\nos.mkdir({str(marker)!r})\nclass Config: ...\nclass Model: ...\n"

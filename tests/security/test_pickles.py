@@ -11,6 +11,7 @@ import torch
 from crafted_pickles import (
     EMPTY_DICT,
     FALSE,
+    NONE,
     call,
     dict_of,
     made,
@@ -252,3 +253,18 @@ def test_what_the_calling_program_allows_torch_is_not_allowed_here(tmp_path):
         assert (
             "textwrap.TextWrapper" in refusal(saved(tmp_path, {"w": torch.zeros(1), "x": textwrap.TextWrapper()})).found
         )
+
+
+# Classes that the user allows ------------------------------------------------------------------------------------
+
+
+def test_a_class_that_acts_by_itself_is_not_allowed(tmp_path):
+    """Its `__del__` deletes the file that its state names; the state is the file's choice."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("still there")
+    state = dict_of(name=text(str(victim)), delete=b"\x88", close_called=b"\x89", file=NONE, unlink=NONE)
+    body = dict_of(a=made("tempfile._TemporaryFileCloser") + state + b"b", state_dict=dict_of(w=tensor()))
+    path = saved_zip(tmp_path / "m.pt", pickle_of(body))
+    error = refusal(path, allow_classes=("tempfile._TemporaryFileCloser",))
+    assert "could do something with what the file puts into them" in str(error)
+    assert victim.read_text() == "still there"

@@ -266,6 +266,9 @@ def calling(program, target, **values):
         "math.__loader__",
         "#extension:thing",
         "os.system",
+        "torch.ops.aten._sparse_coo_tensor_unsafe.default",
+        "torch.ops.higher_order.cond.__init__",
+        "torch.ops.aten.__getattr__.default",
     ],
 )
 def test_a_call_of_anything_but_an_operator_of_torchs_own_is_refused(program, marker, target):
@@ -393,6 +396,7 @@ def scripted(tmp_path, net, before="", after=""):
         ("torch.add(x, __torch__.torch.classes.mine.Thing())", "torch.classes.mine.Thing"),
         ("torch.add(x, torch._C._log_api_usage_once('a'))", "torch._C._log_api_usage_once"),
         ("rpc_sync('other', '{marker}')", "rpc_sync"),
+        ("torch._sparse_coo_tensor_unsafe(x, x, [4])", "_sparse_coo_tensor_unsafe"),
     ],
 )
 def test_torchscript_that_asks_for_more_than_arithmetic_is_refused(tmp_path, marker, after, told):
@@ -401,6 +405,15 @@ def test_torchscript_that_asks_for_more_than_arithmetic_is_refused(tmp_path, mar
     assert told.replace("'", '"') in message or told in message
     assert "--trust" in message
     assert not marker.exists()
+
+
+def test_code_too_long_to_be_looked_through_is_refused(tmp_path):
+    path = scripted(tmp_path, Rectifies())
+    records = records_of(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(name, data + b"\n" * 2**21 if name.endswith(".py") else data)
+    assert "too long to be looked through" in refusal(path)
 
 
 def test_code_that_loading_would_run_is_looked_through_before(tmp_path, marker):
