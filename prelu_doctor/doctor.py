@@ -114,6 +114,7 @@ class Conversion:
     report: records.ConvertReport
     recipe: Recipe
     _dataset: Dataset
+    _inputs: Sequence[Path] = ()
 
     def save(
         self,
@@ -152,7 +153,7 @@ class Conversion:
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
             writers.append((Path(onnx), export))
-        written = write_together(writers, force=force, inputs=_read(self.report.before.model, self._dataset))
+        written = write_together(writers, force=force, inputs=self._inputs)
         return records.replace(self.report, parity=proofs[0] if proofs else None, files=[str(file) for file in written])
 
 
@@ -194,7 +195,8 @@ def convert(
         method=patient.record.method,
         options=_plain_options(options),
     ).after(patient.recipe)
-    return Conversion(treated.model, _convert_report(patient, dataset, treated), recipe, dataset)
+    report = _convert_report(patient, dataset, treated)
+    return Conversion(treated.model, report, recipe, dataset, _read(patient, dataset))
 
 
 def export_onnx(
@@ -218,7 +220,7 @@ def export_onnx(
     dataset = samples_for(patient.module, data, expected=patient.expected, seed=seed)
     proofs: list[records.ParityReport] = []
     export = _proved_export(patient.module, dataset, patient.record, opset, Path(path), proofs)
-    write_together([(Path(path), export)], force=force, inputs=_read(patient.record, dataset))
+    write_together([(Path(path), export)], force=force, inputs=_read(patient, dataset))
     return proofs[0]
 
 
@@ -249,9 +251,9 @@ def check_parity(
     )
 
 
-def _read(model: records.Model, dataset: Dataset) -> list[Path]:
+def _read(patient: Patient, dataset: Dataset) -> list[Path]:
     """The files that this run has read, which it must not write."""
-    return [Path(name) for name in (model.path, dataset.source) if name and Path(name).exists()]
+    return [*patient.files, *(Path(name) for name in (dataset.source,) if name and Path(name).exists())]
 
 
 def _opened(model: Source) -> Patient:

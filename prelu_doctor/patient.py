@@ -40,6 +40,7 @@ class Patient:
         note: What was done to open it; may be empty.
         expected: What it takes, where its file tells.
         recipe: Of a converted file: what was done to the architecture's sites.
+        files: All that were read for it.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class Patient:
     note: str = ""
     expected: ExpectedInputs | None = None
     recipe: Recipe | None = None
+    files: tuple[Path, ...] = ()
 
 
 def open_patient(
@@ -132,7 +134,7 @@ def open_checkpoint(
         method=reading.method or (recipe.method if recipe else None),
     )
     note = ", ".join(part for part in (stored.note, fitted) if part)
-    return Patient(module, record, note, stored.expected, recipe)
+    return Patient(module, record, note, stored.expected, recipe, stored.files)
 
 
 def _in_memory(source: nn.Module, method: str | None) -> Patient:

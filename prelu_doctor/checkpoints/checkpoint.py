@@ -30,7 +30,7 @@ from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.file_kinds import FileKind, recognised
-from prelu_doctor.untrusted.opened_files import opened
+from prelu_doctor.untrusted.opened_files import HashedFile, opened
 from prelu_doctor.untrusted.zip_checks import check_zip
 
 Kind = Literal[
@@ -58,6 +58,7 @@ class StoredCheckpoint:
         recipe_text: The JSON recipe of a converted file; None for others.
         note: What was done to get there, as "taken from key 'model', prefix 'module.' removed"; may be empty.
         expected: What the module takes, where the file tells.
+        files: All that were read for it.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class StoredCheckpoint:
     recipe_text: str | None
     note: str
     expected: ExpectedInputs | None = None
+    files: tuple[Path, ...] = ()
 
 
 def read_checkpoint(
@@ -108,7 +110,7 @@ def _read_file(path: Path, reading: Reading) -> StoredCheckpoint:
 def _read_parts(path: Path, reading: Reading) -> StoredCheckpoint:
     file_kind = readable_kind(path)
     contents = _READERS[file_kind](path, reading)
-    return _stored(contents, path, sha256_of(path, contents.files), file_kind)
+    return _stored(contents, path, sha256_of(contents.parts), file_kind)
 
 
 _PROGRAMS = (FileKind.TORCHSCRIPT, FileKind.PT2)
@@ -139,6 +141,7 @@ def _stored(contents: Contents, path: Path, sha256: str, file_kind: FileKind) ->
         recipe_text=recipe_text,
         note=note,
         expected=contents.expected,
+        files=tuple(part.path for part in contents.parts) or (path,),
     )
 
 
@@ -146,7 +149,7 @@ def _kind(contents: Contents, file_kind: FileKind) -> Kind:
     if file_kind in (FileKind.TORCH_ZIP, FileKind.TORCH_LEGACY):
         return "torch-module" if contents.module is not None else "state-dict"
     if file_kind is FileKind.SHARDED:
-        return _kind(contents, recognised(contents.files[-1], error=CheckpointError))
+        return _kind(contents, recognised(contents.parts[-1].path, error=CheckpointError))
     return _KINDS[file_kind]
 
 
@@ -164,7 +167,11 @@ def _weights_file(path: Path, reading: Reading) -> Contents:
     kind = readable_kind(path)
     if kind not in (FileKind.SAFETENSORS, FileKind.TORCH_ZIP, FileKind.TORCH_LEGACY, FileKind.SHARDED):
         raise CheckpointError(f"{escaped(path)}: {kind}", "a file of weights", "name the checkpoint itself")
-    return _READERS[kind](path, reading)
+    if kind is FileKind.SHARDED:
+        return _READERS[kind](path, reading)
+    with opened(path, error=CheckpointError) as file:
+        contents = _READERS[readable_kind(file.path)](file.path, reading)
+        return replace(contents, parts=(HashedFile(path, file.sha256),))
 
 
 def _shard(path: Path, reading: Reading) -> Contents:

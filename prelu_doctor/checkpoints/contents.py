@@ -17,6 +17,7 @@ from prelu_doctor.checkpoints.versions import below, with_versions_of
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed
 from prelu_doctor.expected_inputs import ExpectedInputs
+from prelu_doctor.untrusted.opened_files import HashedFile
 from prelu_doctor.untrusted.stand_ins import StandIn
 
 _FIRST_KEYS = ("state_dict", "model_state_dict", "model")
@@ -36,7 +37,7 @@ class Contents:
         note: As "taken from key 'model'"; may be empty.
         recipe_text: The JSON recipe of a converted file; None for others.
         expected: What the module takes, where the file tells.
-        files: All files that were read, where they are several; empty for one file.
+        parts: The files that were read, where they are several or lie in a folder; empty for one file by itself.
     """
 
     module: nn.Module | None = None
@@ -44,7 +45,7 @@ class Contents:
     note: str = ""
     recipe_text: str | None = None
     expected: ExpectedInputs | None = None
-    files: tuple[Path, ...] = ()
+    parts: tuple[HashedFile, ...] = ()
 
 
 def weights_or_module(content: Any, path: Path, reading: Reading, classes: frozenset[type] = frozenset()) -> Contents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 import zipfile
@@ -13,12 +14,21 @@ import torch
 from torch import Tensor
 
 from prelu_doctor.checkpoints.contents import Contents, weights_or_module
-from prelu_doctor.checkpoints.distributed_metadata import METADATA, Chunk, Entry, description, unsound
+from prelu_doctor.checkpoints.distributed_metadata import (
+    LONGEST,
+    METADATA,
+    Chunk,
+    Description,
+    Entry,
+    description,
+    unsound,
+)
 from prelu_doctor.checkpoints.file_part import FilePart
-from prelu_doctor.checkpoints.folders import file_in_folder
+from prelu_doctor.checkpoints.folders import file_in_folder, text_in_folder
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, reason_of
+from prelu_doctor.untrusted.opened_files import HashedFile, opened
 from prelu_doctor.untrusted.torch_saves import Advice, surveyed
 
 _ADVICE = Advice(CheckpointError, "blocks as torch.distributed.checkpoint writes them", "save it anew")
@@ -38,12 +48,22 @@ def read_distributed(folder: Path, reading: Reading) -> Contents:
         CheckpointError: Where the description is not sound, names anything but tensors and plain records, or does not
             fit the files.
     """
-    found = description(folder)
+    content, described = text_in_folder(folder, METADATA, LONGEST)
+    found = description(folder, content)
+    names = sorted({chunk.file for entry in found.entries for chunk in entry.chunks})
+    paths = {name: file_in_folder(folder, name, named_by=folder / METADATA) for name in names}
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(opened(path, error=CheckpointError)) for name, path in paths.items()}
+        state, note = _weights(folder, found, {name: file.path for name, file in files.items()}, reading)
+        parts = (described, *(HashedFile(paths[name], file.sha256) for name, file in files.items()))
+    return Contents(state=state, note=note, parts=parts)
+
+
+def _weights(
+    folder: Path, found: Description, files: Mapping[str, Path], reading: Reading
+) -> tuple[dict[str, Tensor], str]:
+    """The weights, and a note of where they stood and what was left out."""
     entries = found.entries
-    files = {
-        name: file_in_folder(folder, name, named_by=folder / METADATA)
-        for name in sorted({chunk.file for entry in entries for chunk in entry.chunks})
-    }
     _check_claims(folder, entries, files)
     # Their numbers stand for the entries until it is known which of them are the weights.
     numbers = {entry.name: torch.tensor(number) for number, entry in enumerate(entries)}
@@ -51,11 +71,7 @@ def read_distributed(folder: Path, reading: Reading) -> Contents:
     assert chosen.state is not None
     state = {name: _read(entries[int(number)], files, folder) for name, number in chosen.state.items()}
     notes = (chosen.note, f"{found.others} entries that are no tensors left out" if found.others else "")
-    return Contents(
-        state=state,
-        note=", ".join(note for note in notes if note),
-        files=(folder / METADATA, *files.values()),
-    )
+    return state, ", ".join(note for note in notes if note)
 
 
 def _check_claims(folder: Path, entries: Sequence[Entry], files: Mapping[str, Path]) -> None:
@@ -121,16 +137,16 @@ def _block(entry: Entry, chunk: Chunk, path: Path, folder: Path) -> Tensor:
             block = torch.load(cast(BinaryIO, part), map_location="cpu", weights_only=True)
     except CheckpointError as error:
         reason = error.found.removeprefix(f"{escaped(path)}: ")
-        raise unsound(folder, f"'{escaped(entry.name)}' in '{escaped(path.name)}': {reason}") from error
+        raise unsound(folder, f"'{escaped(entry.name)}' in '{escaped(chunk.file)}': {reason}") from error
     except Exception as error:  # the reader of zip archives and torch's raise whatever they like
-        raise unsound(folder, f"'{escaped(entry.name)}' in '{escaped(path.name)}': {reason_of(error)}") from error
+        raise unsound(folder, f"'{escaped(entry.name)}' in '{escaped(chunk.file)}': {reason_of(error)}") from error
     if (
         not isinstance(block, Tensor)
         or block.layout is not torch.strided
         or tuple(block.shape) != chunk.sizes
         or block.dtype != entry.dtype
     ):
-        raise unsound(folder, f"'{escaped(path.name)}' does not hold the block of '{escaped(entry.name)}' it should")
+        raise unsound(folder, f"'{escaped(chunk.file)}' does not hold the block of '{escaped(entry.name)}' it should")
     return block.detach()
 
 

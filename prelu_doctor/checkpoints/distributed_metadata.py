@@ -10,14 +10,12 @@ from typing import Any, TypeGuard
 
 import torch
 
-from prelu_doctor.checkpoints.folders import file_in_folder
 from prelu_doctor.checkpoints.inert_pickle import ForeignNameError, Made, Name, described
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed, reason_of
-from prelu_doctor.untrusted.opened_files import bytes_of
 
 METADATA = ".metadata"
-_LONGEST = 256 * 2**20
+LONGEST = 256 * 2**20
 _MOST_AXES = 64
 _RECORDS = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 _OTHERS = frozenset({"torch.Size", "torch.serialization._get_layout", "collections.OrderedDict"})
@@ -61,13 +59,17 @@ class Description:
     others: int
 
 
-def description(folder: Path) -> Description:
+def description(folder: Path, content: bytes) -> Description:
     """What the folder's `.metadata` says, without unpickling it: nothing that it names is imported or called.
+
+    Args:
+        folder: For messages.
+        content: The bytes of that file.
 
     Raises:
         CheckpointError: Where it is not sound, or names anything but tensors and plain records.
     """
-    metadata = _metadata(folder)
+    metadata = _metadata(folder, content)
     entries, others = _entries(folder, metadata)
     paths = metadata.attribute("planner_data")
     sound = {name: path for name, path in paths.items() if _is_path(path)} if isinstance(paths, dict) else {}
@@ -83,13 +85,12 @@ def unsound(folder: Path, problem: str) -> CheckpointError:
     )
 
 
-def _metadata(folder: Path) -> Made:
-    path = file_in_folder(folder, METADATA, named_by=folder)
+def _metadata(folder: Path, content: bytes) -> Made:
     try:
-        found = described(bytes_of(path, _LONGEST, error=CheckpointError), _is_plain)
+        found = described(content, _is_plain)
     except ForeignNameError as error:
         raise CheckpointError(
-            f"{escaped(path)}: refused, because reading it would run the code of {listed([error.name])}",
+            f"{escaped(folder / METADATA)}: refused, because reading it would run the code of {listed([error.name])}",
             "the plain records that torch.distributed.checkpoint writes",
             "save it anew with torch.distributed.checkpoint.save",
         ) from error

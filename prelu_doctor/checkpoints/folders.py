@@ -9,6 +9,7 @@ from pathlib import Path
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed
 from prelu_doctor.file_kinds import FileKind, recognised
+from prelu_doctor.untrusted.opened_files import HashedFile, bytes_of
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -76,19 +77,26 @@ def file_in_folder(folder: Path, name: str, *, named_by: Path) -> Path:
     return path
 
 
-def sha256_of(path: Path, files: Sequence[Path] = ()) -> str:
-    """The SHA-256 of a file's bytes; of several files: that of their names and digests, sorted by name.
+def sha256_of(parts: Sequence[HashedFile]) -> str:
+    """The SHA-256 of several files: that of what `sha256sum` prints for them, in the order of their names."""
+    lines = sorted((part.path.name, part.sha256) for part in parts)
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in lines).encode()).hexdigest()
 
-    The text that is hashed for several is what `sha256sum` prints for them, in the order of their names.
+
+def text_in_folder(folder: Path, name: str, most: int) -> tuple[bytes, HashedFile]:
+    """The bytes of a small file that lies in the folder, read once.
 
     Args:
-        path: The file.
-        files: All files that were read, where they are several.
+        folder: Where it must lie.
+        name: Of the file.
+        most: How many bytes it may have.
+
+    Raises:
+        CheckpointError: Where it does not lie there, cannot be read or is longer.
     """
-    if not files:
-        return _digest(path)
-    lines = sorted((file.name, _digest(file)) for file in files)
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in lines).encode()).hexdigest()
+    path = file_in_folder(folder, name, named_by=folder)
+    content = bytes_of(path, most, error=CheckpointError)
+    return content, HashedFile(path, hashlib.sha256(content).hexdigest())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -110,8 +118,3 @@ def _outside(named_by: Path, name: str, problem: str) -> CheckpointError:
         "the plain name of a file beside it",
         "put all files of the checkpoint into one folder",
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from prelu_doctor.checkpoints.contents import Contents
-from prelu_doctor.checkpoints.folders import file_in_folder, weights_in
-from prelu_doctor.checkpoints.hugging_face_config import plain_config
+from prelu_doctor.checkpoints.folders import text_in_folder, weights_in
+from prelu_doctor.checkpoints.hugging_face_config import LONGEST, plain_config
 from prelu_doctor.checkpoints.mapped_memory import aligned
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.checkpoints.sharded import ReadFile
@@ -34,14 +34,14 @@ def read_hugging_face(folder: Path, reading: Reading, *, read_file: ReadFile) ->
     """
     weights = weights_in(folder)
     held = read_file(weights, reading)
-    files = (*(held.files or (weights,)), folder / CONFIG)
+    content, described = text_in_folder(folder, CONFIG, LONGEST)
+    parts = (*held.parts, described)
     if held.state is None:
         raise CheckpointError(
             f"{escaped(weights)}: holds a module", "a state dict beside config.json", "give that file"
         )
     if reading.weights_alone or held.recipe_text is not None:
-        return Contents(state=held.state, note=held.note, recipe_text=held.recipe_text, files=files)
-    described = file_in_folder(folder, CONFIG, named_by=folder)
-    config = plain_config(described, most=sum(tensor.nbytes for tensor in held.state.values()))
+        return Contents(state=held.state, note=held.note, recipe_text=held.recipe_text, parts=parts)
+    config = plain_config(folder / CONFIG, content, most=sum(tensor.nbytes for tensor in held.state.values()))
     module, note = built_model(folder, config, aligned(held.state))
-    return Contents(module=module, note=", ".join(part for part in (held.note, note) if part), files=files)
+    return Contents(module=module, note=", ".join(part for part in (held.note, note) if part), parts=parts)

@@ -9,9 +9,8 @@ from typing import Any
 
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped
-from prelu_doctor.untrusted.opened_files import bytes_of
 
-_LONGEST = 8 * 2**20
+LONGEST = 8 * 2**20
 _DEEPEST = 50
 _ALWAYS_FINE = 2**20
 
@@ -36,28 +35,29 @@ _NAMES_OF_TYPES = frozenset({"float16", "bfloat16", "float32", "float64", "auto"
 _ANY_SIZE = frozenset({"rope_theta", "rope_local_base_freq", "seed", "total_flos"})
 
 
-def plain_config(path: Path, *, most: int) -> dict[str, Any]:
+def plain_config(path: Path, content: bytes, *, most: int) -> dict[str, Any]:
     """The values of a `config.json`, without those that say how to compute instead of what.
 
     Args:
-        path: The file.
+        path: The file, for messages.
+        content: Its bytes.
         most: The largest whole number that makes sense: the bytes of the weights. A model of that many layers, labels
             or channels has more weights than the file.
 
     Raises:
         CheckpointError: Where it cannot be read, or something in it is refused.
     """
-    config = _read(path)
+    config = _read(path, content)
     for key, value, depth in _walked(config):
         _check(path, key, value, depth, max(most, _ALWAYS_FINE))
     plain: dict[str, Any] = _plain(config)
     return plain
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        config = json.loads(bytes_of(path, _LONGEST, error=CheckpointError).decode())
-    except (OSError, ValueError, RecursionError) as error:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise _unsound(path, escaped(error, 200)) from error
     if not isinstance(config, dict):
         raise _unsound(path, "not an object")

@@ -10,11 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from prelu_doctor.checkpoints.contents import Contents
-from prelu_doctor.checkpoints.folders import file_in_folder
+from prelu_doctor.checkpoints.folders import file_in_folder, text_in_folder
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed
-from prelu_doctor.file_kinds import WEIGHT_MAP
+from prelu_doctor.file_kinds import WEIGHT_MAP, FileKind, recognised
+from prelu_doctor.untrusted.opened_files import bytes_of
+
+_LONGEST = 64 * 2**20
 
 ReadFile = Callable[[Path, Reading], Contents]
 """Reads one weights file, of whatever kind it is."""
@@ -32,11 +35,14 @@ def read_sharded(index: Path, reading: Reading, *, read_file: ReadFile) -> Conte
         CheckpointError: Where the index is not sound, a file does not lie in its folder or cannot be read, a tensor is
             not where the index says, or one stands in two files.
     """
-    weight_map = _weight_map(index)
+    content, described = text_in_folder(index.parent, index.name, _LONGEST)
+    weight_map = _weight_map(content, index)
     state: dict[str, Tensor] = {}
-    files = _files(index, weight_map)
-    for name, path in files.items():
-        held = _weights(read_file(path, reading), path)
+    parts = [described]
+    for name, path in _files(index, weight_map).items():
+        contents = read_file(path, reading)
+        parts += contents.parts
+        held = _weights(contents, path)
         twice = held.keys() & state.keys()
         if twice:
             raise _unsound(index, f"{listed(sorted(twice), 3)} stands in '{escaped(name)}' and in a file before it")
@@ -46,24 +52,27 @@ def read_sharded(index: Path, reading: Reading, *, read_file: ReadFile) -> Conte
     return Contents(
         state={name: state[name] for name in weight_map},
         note=f"{unnamed} tensors that the index does not name left out" if unnamed else "",
-        files=(index, *files.values()),
+        parts=tuple(parts),
     )
 
 
 def shards_of(index: Path) -> list[Path]:
-    """The files that an index names, wherever they are; [] where it is no sound index."""
+    """The files that an index names, wherever they are; [] where it is none, or no sound one."""
     try:
-        return [index.parent / name for name in dict.fromkeys(_weight_map(index).values())]
+        if recognised(index, error=CheckpointError) is not FileKind.SHARDED:
+            return []
+        weight_map = _weight_map(bytes_of(index, _LONGEST, error=CheckpointError), index)
+        return [index.parent / name for name in dict.fromkeys(weight_map.values())]
     except CheckpointError:
         return []
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _weight_map(content: bytes, index: Path) -> dict[str, str]:
     try:
-        content = json.loads(index.read_bytes(), object_pairs_hook=_each_key_once)
-    except (OSError, ValueError, RecursionError) as error:
+        read = json.loads(content, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
         raise _unsound(index, escaped(error, 200)) from error
-    found = content.get(WEIGHT_MAP) if isinstance(content, dict) else None
+    found = read.get(WEIGHT_MAP) if isinstance(read, dict) else None
     if not isinstance(found, dict) or not found or not all(isinstance(file, str) for file in found.values()):
         raise _unsound(index, f"its '{WEIGHT_MAP}' names no file for each tensor")
     return found

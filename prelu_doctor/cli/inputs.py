@@ -43,7 +43,7 @@ class Inputs:
         specs = [Path(spec) for spec in (self.arch, self.data) if spec]
         code = [Path(str(spec).rpartition(":")[0]) for spec in specs if ":" in str(spec)]
         folders = [path for path in (*specs, *checkpoints) if path.is_dir()]
-        shards = [shard for index in checkpoints if index.suffix == ".json" for shard in shards_of(index)]
+        shards = [shard for checkpoint in checkpoints if checkpoint.is_file() for shard in shards_of(checkpoint)]
         inside = [file for folder in folders for file in folder.rglob("*")]
         return [*checkpoints, *recipes, *specs, *code, *shards, *inside]
 

@@ -30,6 +30,19 @@ class OpenedFile:
     sha256: str
 
 
+@dataclass(frozen=True)
+class HashedFile:
+    """A file that was read.
+
+    Attributes:
+        path: As the user, or another file, named it.
+        sha256: Of the bytes that were read, in hex.
+    """
+
+    path: Path
+    sha256: str
+
+
 @contextlib.contextmanager
 def opened(path: Path, *, error: type[DoctorError]) -> Iterator[OpenedFile]:
     """Opens a file once, hashes it, and sees to it that it is the same until the end.

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from prelu_doctor import Training, Treatment, convert
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.cli.inputs import Inputs
-from prelu_doctor.errors import CheckpointError
+from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.patient import open_patient
 
 
@@ -160,3 +161,19 @@ def test_none_of_the_files_may_be_an_output(folder, net):
     parts = {folder / "part-0.safetensors", folder / "part-1.safetensors"}
     assert parts <= set(Inputs().files(index))
     assert {*parts, index} <= set(Inputs().files(folder))
+    index.rename(folder / "renamed")
+    assert parts <= set(Inputs().files(folder / "renamed"))
+    assert set(read_checkpoint(folder / "renamed").files) == {*parts, folder / "renamed"}
+
+
+def test_the_library_does_not_write_over_a_part_that_it_has_read(folder):
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    torch.save(net, folder / "net.pt")
+    patient = open_patient(sharded(folder, net.state_dict()), arch=str(folder / "net.pt"))
+    conversion = convert(patient, x, Treatment(training=Training(steps=0)))
+    part = folder / "part-0.safetensors"
+    held = part.read_bytes()
+    with pytest.raises(UsageError, match="is also an input"):
+        conversion.save(part, force=True)
+    assert part.read_bytes() == held

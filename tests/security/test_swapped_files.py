@@ -1,6 +1,7 @@
 """Somebody exchanges the file between check and use: what was checked and hashed is what is read."""
 
 import hashlib
+import json
 import os
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 import torch
 from crafted_pickles import call, dict_of, pickle_of, saved_zip, tensor, text
 from safetensors.torch import save_file
+from torch.distributed import checkpoint as distributed
 
 from prelu_doctor.checkpoints import checkpoint
+from prelu_doctor.checkpoints import distributed as distributed_folders
 from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.data import arrays
 from prelu_doctor.data.arrays import read_arrays
 from prelu_doctor.errors import CheckpointError, DataError
+from prelu_doctor.file_kinds import FileKind
 from prelu_doctor.untrusted import opened_files, torch_saves
 from prelu_doctor.untrusted.opened_files import opened
 
@@ -134,3 +138,36 @@ def test_messages_name_the_file_as_the_user_did(tmp_path, read):
         read(tmp_path / "m.pt")
     assert f"{tmp_path}/m.pt: cannot be read" in str(caught.value)
     assert "/proc/" not in str(caught.value)
+
+
+def test_a_shard_that_is_exchanged_after_it_was_opened_is_not_read(tmp_path, monkeypatch):
+    """Its digest is that of the bytes that were read, also where another file stands at its path by then."""
+    save_file(GOOD, tmp_path / "part.safetensors")
+    digest = hashlib.sha256((tmp_path / "part.safetensors").read_bytes()).hexdigest()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "part.safetensors"}}))
+    save_file(BAD, tmp_path / "other")
+    reader = checkpoint._READERS[FileKind.SAFETENSORS]
+
+    def exchanged(*arguments):
+        (tmp_path / "other").replace(tmp_path / "part.safetensors")
+        return reader(*arguments)
+
+    monkeypatch.setitem(checkpoint._READERS, FileKind.SAFETENSORS, exchanged)
+    stored = read_checkpoint(index)
+    assert torch.equal(stored.state["x"], GOOD["x"])
+    lines = f"{hashlib.sha256(index.read_bytes()).hexdigest()}  {index.name}\n{digest}  part.safetensors\n"
+    assert stored.sha256 == hashlib.sha256(lines.encode()).hexdigest()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_file_of_a_distributed_checkpoint_that_is_exchanged_is_not_read(tmp_path, monkeypatch):
+    for name, state in {"good": GOOD, "bad": BAD}.items():
+        distributed.save(dict(state), checkpoint_id=tmp_path / name, no_dist=True)
+
+    def exchange():
+        for file in (tmp_path / "bad").glob("*.distcp"):
+            file.replace(tmp_path / "good" / file.name)
+
+    before(monkeypatch, distributed_folders, "_weights", exchange)
+    assert torch.equal(read_checkpoint(tmp_path / "good").state["x"], GOOD["x"])
