@@ -40,10 +40,10 @@ class OnnxPatient:
     def needs_checkpoint(self) -> UsageError:
         """For whoever wants to change it, or to compare it with itself."""
         return UsageError(
-            f"{escaped(self.record.path)} is an ONNX model: it can be scanned and checked; rewriting its Relu nodes is "
-            "out of scope",
+            f"{escaped(self.record.path)} is an ONNX model: it can be scanned and checked, and not converted, exported "
+            "or taken for the original (rewriting its Relu nodes is out of scope)",
             "the PyTorch checkpoint that it was exported from",
-            "give that checkpoint, and export the result with --onnx",
+            "give that checkpoint",
         )
 
 

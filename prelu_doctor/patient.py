@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from prelu_doctor import records
 from prelu_doctor.bare_weights import BareWeights
-from prelu_doctor.checkpoints.architecture import build_architecture
+from prelu_doctor.checkpoints.architecture import Architecture, build_architecture
 from prelu_doctor.checkpoints.checkpoint import StoredCheckpoint, read_checkpoint
 from prelu_doctor.checkpoints.finiteness import non_finite_names
 from prelu_doctor.checkpoints.keys import load_weights
@@ -124,17 +124,21 @@ def open_checkpoint(
     stored = read_checkpoint(source, replace(reading, weights_alone=True, method=None) if arch else reading)
     if stored.state is not None and arch is None:
         return _bare(stored, str(source))
-    module, fitted = _module_of(stored, opening)
-    module = move(module, target)
+    architecture, fitted = _module_of(stored, opening)
+    module = move(architecture.module, target)
     recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)
+    note = ", ".join(part for part in (stored.note, fitted) if part)
     record = records.replace(
         _record(module, path=str(source), sha256=stored.sha256, kind=stored.kind),
         arch=arch,
         arch_args=dict(opening.arch_args),
         method=reading.method or (recipe.method if recipe else None),
+        weights_key=reading.weights_key,
+        allow_classes=list(reading.allow_classes),
+        trust=reading.trust,
+        note=note,
     )
-    note = ", ".join(part for part in (stored.note, fitted) if part)
-    return Patient(module, record, note, stored.expected, recipe, stored.files)
+    return Patient(module, record, note, architecture.expected, recipe, (*stored.files, *architecture.files))
 
 
 def _in_memory(source: nn.Module, method: str | None) -> Patient:
@@ -161,20 +165,22 @@ def _bare(stored: StoredCheckpoint, path: str) -> BareWeights:
     return BareWeights(path, stored.sha256, stored.kind, stored.state, slopes, stored.note)
 
 
-def _module_of(stored: StoredCheckpoint, opening: Opening) -> tuple[nn.Module, str]:
-    """The module, and what was done to make names fit."""
+def _module_of(stored: StoredCheckpoint, opening: Opening) -> tuple[Architecture, str]:
+    """The module with its weights, and what was done to make names fit."""
     arch, method = opening.arch, opening.reading.method
     if stored.module is not None and arch is None:
-        return stored.module if stored.kind in _PROGRAMS or method is None else _with_method(stored.module, method), ""
+        as_it_is = stored.kind in _PROGRAMS or method is None
+        module = stored.module if as_it_is else _with_method(stored.module, str(method))
+        return Architecture(module, stored.expected), ""
     state = stored.state if stored.module is None else _weights_of_program(stored)
     assert state is not None
     assert arch is not None
     with torch.random.fork_rng(devices=[]):
         fresh = build_architecture(arch, dict(opening.arch_args), opening.reading)
     if stored.recipe_text is not None:
-        return restore(fresh, stored.recipe_text, state, method=method), ""
-    note = load_weights(fresh, state)
-    return fresh if method is None else _with_method(fresh, method), note
+        return replace(fresh, module=restore(fresh.module, stored.recipe_text, state, method=method)), ""
+    note = load_weights(fresh.module, state)
+    return fresh if method is None else replace(fresh, module=_with_method(fresh.module, method)), note
 
 
 _PROGRAMS = ("torchscript", "pt2")

@@ -58,6 +58,14 @@ class Model(Record, frozen=True, kw_only=True):
     """Its keyword arguments."""
     method: str | None = None
     """What runs instead of `forward`, or the program that was taken of several."""
+    weights_key: str | None = None
+    """Where in a training dictionary the weights were taken from, as the user said."""
+    allow_classes: list[str] = []
+    """Classes that the user allowed the file to use."""
+    trust: bool = False
+    """True where the user vouched for the file, so that it may have run code."""
+    note: str = ""
+    """What was done to open it, and what was left out; may be empty."""
     non_finite: list[str] = []
     """Names of parameters and buffers that hold a NaN or an infinity."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -12,13 +12,29 @@ from prelu_doctor.checkpoints.checkpoint import read_checkpoint
 from prelu_doctor.checkpoints.reading import Reading
 from prelu_doctor.errors import CheckpointError, UsageError
 from prelu_doctor.escaping import escaped
+from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.imports import call_user_code, imported_object
 
 _PYTHON_WORDS: dict[str, object] = {"True": True, "False": False, "None": None}
 _CALLABLE = "a callable that returns an nn.Module (a class counts)"
 
 
-def build_architecture(spec: str, arguments: dict[str, object], reading: Reading | None = None) -> nn.Module:
+@dataclass(frozen=True)
+class Architecture:
+    """What `--arch` names.
+
+    Attributes:
+        module: With whatever weights it comes with.
+        expected: What it takes, where it comes out of a file that tells.
+        files: That were read for it.
+    """
+
+    module: nn.Module
+    expected: ExpectedInputs | None = None
+    files: tuple[Path, ...] = ()
+
+
+def build_architecture(spec: str, arguments: dict[str, object], reading: Reading | None = None) -> Architecture:
     """The module that `--arch` names.
 
     Args:
@@ -43,7 +59,7 @@ def build_architecture(spec: str, arguments: dict[str, object], reading: Reading
         raise UsageError(f"--arch {escaped(spec)}: a module already", "no --arch-arg", "leave --arch-arg out")
     if not isinstance(built, nn.Module):
         raise CheckpointError(f"--arch {escaped(spec)}: returned a {type(built).__name__}", _CALLABLE)
-    return built
+    return Architecture(built)
 
 
 def parse_arch_args(pairs: list[str]) -> dict[str, object]:
@@ -63,17 +79,17 @@ def parse_arch_args(pairs: list[str]) -> dict[str, object]:
     return arguments
 
 
-def _stored_module(spec: str, arguments: dict[str, object], reading: Reading) -> nn.Module:
+def _stored_module(spec: str, arguments: dict[str, object], reading: Reading) -> Architecture:
     if arguments:
         raise UsageError(f"--arch {escaped(spec)}: a file", "no --arch-arg with it", "leave --arch-arg out")
-    module = read_checkpoint(spec, replace(reading, weights_key=None, weights_alone=False)).module
-    if module is None:
+    stored = read_checkpoint(spec, replace(reading, weights_key=None, weights_alone=False))
+    if stored.module is None:
         raise CheckpointError(
             f"--arch {escaped(spec)}: holds weights, but no module",
             "a pickled module of torch.nn classes, a program of torch.export, or the folder of a Hugging Face model",
             "--arch module:callable",
         )
-    return module
+    return Architecture(stored.module, stored.expected, stored.files)
 
 
 def _value(text: str) -> object:

@@ -101,6 +101,12 @@ def read_checkpoint(
 def _read_file(path: Path, reading: Reading) -> StoredCheckpoint:
     with opened(path, error=CheckpointError) as file:
         file_kind = readable_kind(file.path)
+        if reading.weights_key is not None and file_kind in _WITHOUT_KEYS:
+            raise UsageError(
+                f"--weights-key {escaped(reading.weights_key)}: {escaped(path)} is {file_kind}, which has no keys",
+                "--weights-key with a dictionary that torch.save wrote",
+                "leave --weights-key out",
+            )
         if file_kind in _PROGRAMS and not reading.trust:
             check_zip(file.path, error=CheckpointError)
         contents = _READERS[file_kind](file.path, reading)
@@ -114,6 +120,7 @@ def _read_parts(path: Path, reading: Reading) -> StoredCheckpoint:
 
 
 _PROGRAMS = (FileKind.TORCHSCRIPT, FileKind.PT2)
+_WITHOUT_KEYS = (*_PROGRAMS, FileKind.SAFETENSORS)
 _IN_PARTS = (FileKind.SHARDED, FileKind.HUGGING_FACE_FOLDER, FileKind.DISTRIBUTED_FOLDER)
 """Kinds that consist of several files, each opened by itself."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from prelu_doctor.checkpoints.contents import Contents
 from prelu_doctor.checkpoints.exported_checks import checked_payload, without_code
@@ -195,7 +196,26 @@ def _module_of(program: torch.export.ExportedProgram) -> fx.GraphModule:
         module = program.module(check_guards=False)  # guards are text that would be run
     for name in ("train", "eval"):  # they raise
         vars(module).pop(name, None)
+    _take_tensors(module)
     return module.eval()
+
+
+def _take_tensors(module: fx.GraphModule) -> None:
+    """Lets the module take its tensors one by one, in order or by name, in whatever structure the program took them.
+
+    Numbers and flags were fixed when the program was exported, and are no longer asked for.
+    """
+    graph = module.graph
+    for node in graph.find_nodes(op="placeholder"):
+        if not isinstance(node.meta.get("val"), Tensor) and not node.users:
+            graph.erase_node(node)
+    names = [str(node.target) for node in graph.find_nodes(op="placeholder")]
+    graph._codegen.pytree_info = graph._codegen.pytree_info._replace(  # type: ignore[attr-defined]
+        orig_args=names, in_spec=pytree.tree_structure((tuple(names), {}))
+    )
+    module.recompile()
+    # torch's own check goes by the structure that was; what the data are is checked against `ExpectedInputs`.
+    module.validate_inputs = False  # type: ignore[assignment]
 
 
 def _note(module: fx.GraphModule) -> str:

@@ -23,13 +23,10 @@ _READABLE = frozenset(
 )
 _SAVE_STATE = "torch.save(model.state_dict(), 'weights.pt')"
 _FROM_ORIGINAL = f"in Python, take the original model and write {_SAVE_STATE}, then pass --arch module:callable"
-_EXPECTED = "a torch.save, safetensors, TorchScript or torch.export file, or a folder of weights"
-# Formats that are a model, but not one that is read today; "not supported yet" stands in their message.
-_NOT_YET: dict[FileKind, str] = {
+_EXPECTED = "a torch.save, safetensors, TorchScript, torch.export or ONNX file, or a folder of weights"
+_REMEDIES: dict[FileKind, str] = {
     FileKind.TORCH_PACKAGE: _FROM_ORIGINAL,
     FileKind.ONNX: "give the PyTorch checkpoint that the ONNX file was exported from",
-}
-_REMEDIES: dict[FileKind, str] = {
     FileKind.BROKEN_ZIP: "copy or download it again, or save it anew",
     FileKind.EMPTY: "save or download it again",
     FileKind.HTML: "download it again, from the address of the raw file",
@@ -52,6 +49,4 @@ def readable_kind(path: Path) -> FileKind:
     if kind in _READABLE:
         return kind
     name = escaped(path)
-    if kind in _NOT_YET:
-        raise CheckpointError(f"{name}: {kind}; this is not supported yet", _EXPECTED, _NOT_YET[kind])
     raise CheckpointError(f"{name}: {kind}", _EXPECTED, _REMEDIES.get(kind, f"write {_SAVE_STATE}"))

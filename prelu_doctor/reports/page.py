@@ -90,9 +90,12 @@ def synthetic_banner(message: str) -> Iterator[RenderableType]:
 
 
 def arch_words(model: Model) -> list[str]:
-    """The options that name a model's architecture, as `command_lines` takes them."""
+    """The options by which a model was opened, as `command_lines` takes them."""
     named = [f"--arch\0{model.arch}"] if model.arch else []
     named += [f"--method\0{model.method}"] if model.method else []
+    named += [f"--weights-key\0{model.weights_key}"] if model.weights_key else []
+    named += [f"--allow-class\0{name}" for name in model.allow_classes]
+    named += ["--trust"] if model.trust else []
     return named + [f"--arch-arg\0{name}={json.dumps(value)}" for name, value in model.arch_args.items()]
 
 

@@ -145,8 +145,13 @@ def _steps(report: ScanReport) -> Iterator[tuple[str, list[str]]]:
         few = report.totals.firing_rate_bound > REVIVING_BOUND
         enough = f" (it asks for {SAMPLES_TO_REVIVE} samples or more)" if few else ""
         data = f"--data\0{report.data.source}"
-        convert = ["prelu-doctor\0convert\0" + path, *arch, data, "-o\0healed.safetensors"]
-        yield f"Bring dead units back without moving the output{enough}:", convert
+        source, reason, class_of = path, "", []
+        if report.model.kind == "onnx":
+            source, reason = "CHECKPOINT", ", in the PyTorch checkpoint that the file was exported from"
+        elif report.model.kind == "torchscript" and not report.model.arch:
+            class_of, reason = ["--arch\0module:callable"], ", with the Python class of the program"
+        convert = ["prelu-doctor\0convert\0" + source, *class_of, *arch, data, "-o\0healed.safetensors"]
+        yield f"Bring dead units back without moving the output{reason}{enough}:", convert
     if report.findings:
         # The first finding is the gravest.
         code = report.findings[0].code

@@ -9,6 +9,10 @@ from prelu_doctor.checkpoints.architecture import build_architecture, parse_arch
 from prelu_doctor.errors import CheckpointError, UsageError
 
 
+def built(*arguments):
+    return build_architecture(*arguments).module
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """Write modules into the current directory; each test has its own."""
@@ -29,7 +33,7 @@ def here(tmp_path, monkeypatch):
 
 def failure(spec, error=CheckpointError, **arguments):
     with pytest.raises(error) as caught:
-        build_architecture(spec, arguments)
+        built(spec, arguments)
     return str(caught.value)
 
 
@@ -59,23 +63,23 @@ NET = """
 
 def test_a_module_of_the_current_directory_is_found(here):
     here("near_arch.py", NET)
-    assert build_architecture("near_arch:Net", {"width": 7, "bias": False})[0].weight.shape == (3, 7)
+    assert built("near_arch:Net", {"width": 7, "bias": False})[0].weight.shape == (3, 7)
 
 
 @pytest.mark.parametrize("folder", ["", "models/"])
 def test_a_file_is_imported_by_its_path(here, folder):
     here(f"{folder}arch.py", NET)
-    assert build_architecture(f"{folder}arch.py:Net", {})[0].weight.shape == (3, 2)
+    assert built(f"{folder}arch.py:Net", {})[0].weight.shape == (3, 2)
 
 
 def test_the_attribute_may_be_dotted(here):
     here("arch.py", NET)
-    assert build_architecture("arch.py:models.tiny", {})[0].weight.shape == (3, 1)
+    assert built("arch.py:models.tiny", {})[0].weight.shape == (3, 1)
 
 
 def test_a_module_that_stands_there_ready_is_taken(here):
     here("arch.py", NET)
-    assert build_architecture("arch.py:ready", {})[0].weight.shape == (3, 5)
+    assert built("arch.py:ready", {})[0].weight.shape == (3, 5)
     assert "no --arch-arg" in failure("arch.py:ready", UsageError, width=3)
 
 
@@ -83,19 +87,19 @@ def test_a_file_may_import_its_neighbours_and_the_current_directory(here):
     here("models/arch.py", "import beside, above\nfrom torch import nn\ndef build(): return nn.ReLU()")
     here("models/beside.py", "")
     here("above.py", "")
-    assert isinstance(build_architecture("models/arch.py:build", {}), nn.ReLU)
+    assert isinstance(built("models/arch.py:build", {}), nn.ReLU)
 
 
 def test_the_current_directory_comes_first(here):
     here("colorsys.py", NET)  # a name that the standard library has too
     sys.modules.pop("colorsys", None)
-    assert build_architecture("colorsys:Net", {})[0].weight.shape == (3, 2)
+    assert built("colorsys:Net", {})[0].weight.shape == (3, 2)
 
 
 def test_the_search_path_is_put_back_also_after_an_error(here):
     here("arch.py", NET)
     before = list(sys.path)
-    build_architecture("arch.py:Net", {})
+    built("arch.py:Net", {})
     failure("arch.py:broken")
     failure("nowhere_at_all:Net")
     assert sys.path == before
@@ -103,7 +107,7 @@ def test_the_search_path_is_put_back_also_after_an_error(here):
 
 def test_what_the_users_code_prints_goes_to_stderr(here, capsys):
     here("arch.py", "print('loading')\nfrom torch import nn\ndef build():\n    print('building')\n    return nn.ReLU()")
-    build_architecture("arch.py:build", {})
+    built("arch.py:build", {})
     out, err = capsys.readouterr()
     assert (out, err) == ("", "loading\nbuilding\n")
 
@@ -143,7 +147,7 @@ def test_a_module_that_fails_is_tried_anew_the_next_time(here):
     here("arch.py", "raise ValueError('not yet')")
     failure("arch.py:Net")
     here("arch.py", NET + "    # longer, so that no stale bytecode is taken for it\n")
-    assert build_architecture("arch.py:Net", {})[0].weight.shape == (3, 2)
+    assert built("arch.py:Net", {})[0].weight.shape == (3, 2)
 
 
 def test_code_that_exits_is_an_error(here):
@@ -198,7 +202,7 @@ def test_other_specs_are_told_what_is_expected(here, spec):
 
 def test_a_checkpoint_with_a_module_serves_as_the_architecture(saved, net):
     path = str(saved(net))
-    assert torch.equal(build_architecture(path, {})[0].weight, net[0].weight)
+    assert torch.equal(built(path, {})[0].weight, net[0].weight)
     assert "no --arch-arg" in failure(path, UsageError, width=3)
 
 
@@ -207,7 +211,7 @@ def test_a_checkpoint_with_weights_alone_does_not(saved, net):
 
 
 def test_installed_packages_serve(here):
-    assert isinstance(build_architecture("torch.nn:Linear", {"in_features": 2, "out_features": 3}), nn.Linear)
+    assert isinstance(built("torch.nn:Linear", {"in_features": 2, "out_features": 3}), nn.Linear)
 
 
 @pytest.mark.parametrize(

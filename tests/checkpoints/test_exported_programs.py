@@ -243,3 +243,64 @@ def test_a_program_in_memory_is_scanned_like_its_file(tmp_path):
     (tmp_path / "m.pt2").write_bytes(buffer.getvalue())
     module = open_patient(tmp_path / "m.pt2").module
     assert [site.id for site in scan(module, [torch.randn(2, 4)]).sites] == ["1"]
+
+
+class OfAPairAndAKeyword(nn.Module):
+    """Takes a tuple, a keyword and a number, which export fixes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(4, 6), nn.Linear(3, 6)
+        with torch.no_grad():
+            self.left.bias[:2] = -100
+
+    def forward(self, pair, *, scale, times=2):
+        return F.relu(self.left(pair[0]) + self.right(pair[1])) * scale * times
+
+
+def test_a_program_takes_its_tensors_one_by_one_whatever_structure_it_was_exported_with(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    left, right, scale = (torch.randn(40, size, generator=generator) for size in (4, 3, 6))
+    rows = torch.export.Dim("rows", min=2, max=1000)
+    program = torch.export.export(
+        OfAPairAndAKeyword().eval(),
+        ((left, right),),
+        {"scale": scale, "times": 3},
+        dynamic_shapes={"pair": ({0: rows}, {0: rows}), "scale": {0: rows}, "times": None},
+    )
+    torch.export.save(program, tmp_path / "m.pt2")
+    patient = open_patient(tmp_path / "m.pt2")
+    assert [one.name for one in patient.expected.inputs] == ["pair_0", "pair_1", "scale"]
+    assert torch.equal(patient.module(left, right, scale), OfAPairAndAKeyword()((left, right), scale=scale, times=3))
+    (site,) = scan(patient, [{"pair_0": left, "pair_1": right, "scale": scale}]).sites
+    assert (site.id, site.dead_units) == (":relu#1", [0, 1])
+
+
+def test_a_program_that_convert_wrote_of_a_model_with_keywords_is_scanned(tmp_path):
+    class OfTwo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other, self.relu = nn.Linear(4, 6), nn.Linear(3, 6), nn.ReLU()
+
+        def forward(self, left, right):
+            return self.relu(self.one(left) + self.other(right))
+
+    torch.manual_seed(0)
+    batch = {"left": torch.randn(30, 4), "right": torch.randn(30, 3)}
+    net = OfTwo()
+    convert(net, [batch], Treatment(training=Training(steps=0))).save(
+        tmp_path / "m.safetensors", pt2=tmp_path / "m.pt2"
+    )
+    (site,) = scan(open_patient(tmp_path / "m.pt2"), [batch]).sites
+    assert site.function == "prelu"
+
+
+def test_as_an_architecture_it_tells_what_it_takes(tmp_path):
+    """Weights that go into a program of four samples a batch get batches of four."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    program = exported(tmp_path / "four.pt2", net, (torch.randn(4, 4),), open_batch=False)
+    patient = open_patient(tmp_path / "weights.pt", arch=str(program))
+    assert patient.expected.fixed_batch == 4
+    assert scan(patient, torch.randn(10, 4)).data.samples == 10

@@ -262,7 +262,7 @@ def test_archives_of_later_work_are_recognised(tmp_path, names, told):
     zipped(tmp_path / "m.pt", *names)
     message = refusal(tmp_path / "m.pt")
     assert told in message
-    assert "not supported yet" in message
+    assert "expected: a torch.save, safetensors" in message
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_convert_writes_a_file_that_is_read_back(kind, seeds, run, tmp_path):
     done = report(run("convert", path, "-o", str(healed), *options, "--epochs", "0", "--format", "json"))
     assert done["preservation"]["equal"]
     assert all(not change["declined"] for change in done["changes"])
+    options = [option for option in options if option not in ("--weights-key", "ema")]
     architecture = options if "--arch" in options else ["--arch", path, *options]
     again = report(run("scan", str(healed), *architecture, "--format", "json"))
     assert {site["function"] for site in again["sites"]} == {"prelu"}
@@ -102,3 +103,26 @@ def test_a_state_dict_without_architecture_is_examined_by_its_weights(seeds, run
     scanned = report(run("scan", "state-dict.pt", "--format", "json"))
     assert scanned["basis"] == "weights-only"
     assert scanned["sites"] == []
+
+
+def test_what_to_do_next_repeats_the_options_by_which_the_file_was_opened(seeds, run):
+    text = run(*seeds["ema"].command).stdout
+    assert "--weights-key ema" in text[text.index("prelu-doctor convert") :]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("onnx", "CHECKPOINT"), ("torchscript", "--arch module:callable")])
+def test_what_to_do_next_names_what_convert_takes(kind, told, seeds, run):
+    text = run(*seeds[kind].command).stdout
+    assert told in text[text.index("prelu-doctor convert") :]
+
+
+@pytest.mark.parametrize("kind", ["pt2", "torchscript", "safetensors"])
+def test_a_key_of_weights_is_refused_where_there_are_none(kind, seeds, run):
+    done = run(*seeds[kind].command, "--weights-key", "ema")
+    assert done.exit_code == 2
+    assert "which has no keys" in done.stderr
+
+
+def test_what_was_left_out_stands_in_the_report(seeds, run):
+    scanned = report(run(*seeds["lightning"].command, "--format", "json"))
+    assert "prefix 'model.' removed" in scanned["model"]["note"]
