@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,14 @@ def _wrong_key(content: Any, key: str, path: Path, found: Any) -> CheckpointErro
     return CheckpointError(
         f"{escaped(path)}: holds {_described(content)}, and under the key '{escaped(key)}' {what}",
         f"one of the keys under which weights stand: {listed(there)}" if there else "a file with weights in it",
-        f"--weights-key {escaped(there[0])}" if there else "leave --weights-key out",
+        f"--weights-key {escaped(_nearest(key, there))}" if there else "leave --weights-key out",
     )
+
+
+def _nearest(key: str, there: Sequence[str]) -> str:
+    """The key that was most likely meant: one within what was named, or one that is spelled alike."""
+    within = [other for other in there if other.startswith(f"{key}.")]
+    return (within or difflib.get_close_matches(key, there, n=1, cutoff=0) or [there[0]])[0]
 
 
 def _nothing_found(path: Path, what: str, remedy: str = _REMEDY) -> CheckpointError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,21 @@ def _trusted(path: Path, *, zipped: bool) -> Any:
             raise CheckpointError(
                 f"{escaped(path)}: needs code that is not here: {escaped(error, 200)}",
                 "the modules of its classes, installed or in the current directory",
-                "run this where they are, or save model.state_dict() and pass --arch module:callable",
+                _way_to_the_class(str(error)),
             ) from error
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
             raise damage(path, error, CheckpointError) from error
+
+
+def _way_to_the_class(problem: str) -> str:
+    """Where a script was run, its classes are called `__main__.Class`, and nobody can import them by that name."""
+    found = re.search(r"attribute '(\w+)' on .*__main__", problem)
+    if found:
+        name = found[1]
+        return (
+            f"--allow-class __main__.{name}=path/to/script.py:{name} in place of --trust, for each class of the script"
+        )
+    return "run this where they are, or save model.state_dict() and pass --arch module:callable"
 
 
 def _loaded(path: Path, *, zipped: bool) -> Any:

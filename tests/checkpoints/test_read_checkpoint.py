@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 import torch
-from crafted_pickles import call, dict_of, named, number, pickle_of, saved_legacy, saved_zip, text, tuple_of
+from crafted_pickles import call, dict_of, made, named, number, pickle_of, saved_legacy, saved_zip, text, tuple_of
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -87,14 +87,17 @@ def test_the_weights_key_says_which_are_taken(saved, net, key, nest):
     assert stored.note == f"taken from key '{key}'"
 
 
-@pytest.mark.parametrize("key", ["emma", "ema", "model.x", "model.0.weight.x", "epoch", ""])
-def test_a_wrong_weights_key_is_told_with_those_that_are_there(saved, net, key):
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("mode", "model"), ("ema", "ema.shadow"), ("model.x", "model"), ("model.0.weight.x", "model"), ("", "model")],
+)
+def test_a_wrong_weights_key_is_told_with_those_that_are_there(saved, net, key, meant):
     path = saved({"model": net.state_dict(), "epoch": 3, "ema": {"decay": 0.9, "shadow": ones(net)}})
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path, Reading(weights_key=key))
     assert f"under the key '{key}'" in caught.value.found
     assert "'model', 'ema.shadow'" in caught.value.expected
-    assert caught.value.remedy == "--weights-key model"
+    assert caught.value.remedy == f"--weights-key {meant}"
 
 
 @pytest.mark.parametrize("keys", [("encoder", "decoder"), ("net", "params"), ("ema", "state_dict_ema")])
@@ -317,6 +320,12 @@ def test_a_trusted_file_whose_class_is_gone_says_so(tmp_path, saved, monkeypatch
     monkeypatch.delitem(__import__("sys").modules, "gone_net")
     (tmp_path / "gone_net.py").unlink()
     with pytest.raises(CheckpointError, match="needs code that is not here: No module named 'gone_net'"):
+        read_checkpoint(path, Reading(trust=True))
+
+
+def test_a_trusted_file_of_a_script_is_told_how_to_name_its_class(saved, tmp_path):
+    path = saved_zip(tmp_path / "m.pt", pickle_of(made("__main__.NetOfAScript")))
+    with pytest.raises(CheckpointError, match=r"--allow-class __main__.NetOfAScript=path/to/script.py:NetOfAScript"):
         read_checkpoint(path, Reading(trust=True))
 
 
