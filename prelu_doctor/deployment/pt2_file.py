@@ -173,7 +173,8 @@ def _prove(model: nn.Module, path: Path, batches: Callable[[], Iterator[Batch]],
     program = read_exported_program(path, Reading()).module
     assert program is not None
     try:
-        kept = compare_outputs(model, program.to(device_of(model)), _slices(batches, sizes), promised=True)
+        taking = _OneByOne(program.to(device_of(model)))
+        kept = compare_outputs(model, taking, _slices(batches, sizes), promised=True)
     except DoctorError:
         raise
     except Exception as error:  # the program's own code, or the model's at a size that it does not take
@@ -189,6 +190,17 @@ def _prove(model: nn.Module, path: Path, batches: Callable[[], Iterator[Batch]],
             "the same outputs at every batch size",
             "look for a forward that depends on the batch size or draws random numbers; nothing was written",
         )
+
+
+class _OneByOne(nn.Module):
+    """A program, which takes its tensors one by one, called as the model is."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.program(*(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)))
 
 
 def _slices(batches: Callable[[], Iterator[Batch]], sizes: tuple[int, ...]) -> Iterator[Batch]:

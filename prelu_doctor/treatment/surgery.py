@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from prelu_doctor.records import Function
@@ -79,10 +80,18 @@ def operate(
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model that keeps computed tensors (weight norm): every forward computes them anew."""
+    """A deep copy, also of a model that keeps computed tensors (weight norm): every forward computes them anew.
+
+    The copy of a scripted module is given parameters of its own: torch gives it clones that hang on the original's.
+    """
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     memo = {id(value): value.detach().clone() for value in kept if value.grad_fn is not None}
-    return copy.deepcopy(model, memo)
+    copied = copy.deepcopy(model, memo)
+    for module in (part for part in copied.modules() if isinstance(part, torch.jit.ScriptModule)):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if not parameter.is_leaf:
+                module._c.setattr(name, parameter.detach().requires_grad_(parameter.requires_grad))
+    return copied
 
 
 def apply_recipes(

@@ -619,3 +619,19 @@ def test_the_traced_graph_of_the_result_calls_each_prelu_as_a_module() -> None:
     first = next(dataset_of(*PlantedModel.inputs(4)).scanned())
     modules = [call.position.module for call in trace(surgery.model, first).activations() if call.position]
     assert modules == [recipe.places[0].module for recipe in surgery.done]
+
+
+def test_the_copy_of_a_scripted_module_has_parameters_of_its_own() -> None:
+    """It runs under inference mode even where the original has run with gradients before, and it can be trained."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(4, 5), nn.ReLU())), nn.Linear(5, 2)).eval()
+    x = gaussian(3, 4)
+    for _ in range(4):
+        model(x).sum().backward()
+    copied = copy_of(model)
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in copied[0].parameters())
+    assert equal(copied(x), model(x))
+    with torch.no_grad():
+        next(copied[0].parameters()).zero_()
+    assert bool(next(model[0].parameters()).any())
