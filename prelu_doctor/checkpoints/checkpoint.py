@@ -31,7 +31,6 @@ from prelu_doctor.escaping import escaped
 from prelu_doctor.expected_inputs import ExpectedInputs
 from prelu_doctor.file_kinds import FileKind, recognised
 from prelu_doctor.untrusted.opened_files import HashedFile, opened
-from prelu_doctor.untrusted.zip_checks import check_zip
 
 Kind = Literal[
     "torch-module",
@@ -107,8 +106,6 @@ def _read_file(path: Path, reading: Reading) -> StoredCheckpoint:
                 "--weights-key with a dictionary that torch.save wrote",
                 "leave --weights-key out",
             )
-        if file_kind in _PROGRAMS and not reading.trust:
-            check_zip(file.path, error=CheckpointError)
         contents = _READERS[file_kind](file.path, reading)
         return _stored(contents, path, file.sha256, file_kind)
 
@@ -119,8 +116,7 @@ def _read_parts(path: Path, reading: Reading) -> StoredCheckpoint:
     return _stored(contents, path, sha256_of(contents.parts), file_kind)
 
 
-_PROGRAMS = (FileKind.TORCHSCRIPT, FileKind.PT2)
-_WITHOUT_KEYS = (*_PROGRAMS, FileKind.SAFETENSORS)
+_WITHOUT_KEYS = (FileKind.TORCHSCRIPT, FileKind.PT2, FileKind.SAFETENSORS)
 _IN_PARTS = (FileKind.SHARDED, FileKind.HUGGING_FACE_FOLDER, FileKind.DISTRIBUTED_FOLDER)
 """Kinds that consist of several files, each opened by itself."""
 

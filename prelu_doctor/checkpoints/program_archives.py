@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, reason_of
-
-_COMPRESSED = (".py", ".debug_pkl", ".pkl")
-"""Endings of what torch compresses."""
-_EXPANSION = 20
-"""How much larger than the file everything in it may be."""
+from prelu_doctor.untrusted.zip_checks import check_open_zip
 
 
 class UnsafeProgramError(Exception):
@@ -24,7 +19,7 @@ class UnsafeProgramError(Exception):
 
 @dataclass(frozen=True)
 class ProgramArchive:
-    """A zip archive as torch writes it: its records below one top folder, tensors stored plainly.
+    """A zip archive as torch writes it: its records below one top folder.
 
     Attributes:
         path: The file, for messages.
@@ -38,36 +33,15 @@ class ProgramArchive:
 
     @classmethod
     def of(cls, path: Path) -> ProgramArchive:
-        """Reads the file once.
+        """Reads the file once, and checks the archive in the bytes that were read.
 
         Raises:
             CheckpointError: It is no sound zip archive, or claims more than it holds, or two records share a name.
         """
         content = path.read_bytes()
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                entries = archive.infolist()
-        except Exception as error:  # a hostile directory raises whatever it likes
-            raise damage(path, error) from error
-        claimed = sum(entry.file_size for entry in entries)
-        packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-        squeezed = [entry.filename for entry in packed if not entry.filename.endswith(_COMPRESSED)]
-        if claimed > _EXPANSION * len(content) or squeezed:
-            raise CheckpointError(
-                f"{escaped(path)}: its entries claim {claimed:,} bytes, the file has {len(content):,}"
-                + (f", and '{escaped(squeezed[0])}' is compressed" if squeezed else ""),
-                "an archive as torch writes it, which compresses code alone",
-                "save it again with torch",
-            )
-        # torch finds a record without regard to case.
-        often = Counter(entry.filename.casefold() for entry in entries)
-        twice = [entry.filename for entry in entries if often[entry.filename.casefold()] > 1]
-        if twice:
-            raise CheckpointError(
-                f"{escaped(path)}: two entries are called '{escaped(twice[0])}'",
-                "one entry of each name",
-                "save it again with torch",
-            )
+        check_open_zip(io.BytesIO(content), path, error=CheckpointError)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
         return cls(path, content, tuple(entry.filename.partition("/")[2] or entry.filename for entry in entries))
 
     @cached_property

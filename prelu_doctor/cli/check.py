@@ -10,7 +10,7 @@ import typer
 
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import FormatOfCheck, GateFormat
-from prelu_doctor.cli.inputs import Inputs
+from prelu_doctor.cli.inputs import Inputs, takes_inputs
 from prelu_doctor.cli.terminal import Phase, deliver, exit_codes, live_progress, note, say, show
 from prelu_doctor.errors import DoctorError, UsageError
 
@@ -20,20 +20,11 @@ if TYPE_CHECKING:
 NAME = "check"
 
 
+@takes_inputs
 def run(
     checkpoints: Annotated[list[Path] | None, typer.Argument(metavar="CHECKPOINT...", help="Files to judge.")] = None,
-    arch: options.Arch = None,
-    arch_arg: options.ArchArgs = None,
-    data: options.Data = None,
-    input_shape: options.InputShapes = None,
-    batch_size: options.BatchSize = 64,
-    max_samples: options.MaxSamples = None,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    trust: options.Trust = False,
-    allow_class: options.AllowClasses = None,
-    weights_key: options.WeightsKey = None,
-    method: options.Method = None,
+    *,
+    inputs: Inputs,
     max_dead: Annotated[float, typer.Option(help="Largest share of dead units in the whole net.")] = 0.05,
     max_dead_site: Annotated[float, typer.Option(help="Largest share of dead units at any one site.")] = 0.5,
     allow_synthetic: Annotated[
@@ -46,20 +37,6 @@ def run(
     debug: options.Debug = False,
 ) -> None:
     """Gate a pipeline on model health: exit code 0 healthy, 1 over a limit, 2 could not tell."""
-    inputs = Inputs(
-        arch=arch,
-        arch_args=arch_arg or [],
-        data=data,
-        input_shapes=input_shape or [],
-        batch_size=batch_size,
-        max_samples=max_samples,
-        device=device,
-        seed=seed,
-        trust=trust,
-        allow_classes=allow_class or [],
-        weights_key=weights_key,
-        method=method,
-    )
     with exit_codes(debug=debug):
         from prelu_doctor import __version__, records
         from prelu_doctor.gate.judgement import check_limits

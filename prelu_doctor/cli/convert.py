@@ -10,7 +10,7 @@ import typer
 
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import Format, ReportFormat
-from prelu_doctor.cli.inputs import Inputs
+from prelu_doctor.cli.inputs import Inputs, takes_inputs
 from prelu_doctor.cli.terminal import deliver, exit_codes, live_progress, note
 from prelu_doctor.errors import UsageError
 
@@ -46,6 +46,7 @@ class Optimizer(StrEnum):
     SGD = "sgd"
 
 
+@takes_inputs
 def run(
     checkpoint: options.Checkpoint,
     output: Annotated[
@@ -70,18 +71,8 @@ def run(
             help="Also write a torch.export program, proved to be the same function; it needs no class.",
         ),
     ] = None,
-    arch: options.Arch = None,
-    arch_arg: options.ArchArgs = None,
-    data: options.Data = None,
-    input_shape: options.InputShapes = None,
-    batch_size: options.BatchSize = 64,
-    max_samples: options.MaxSamples = None,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    trust: options.Trust = False,
-    allow_class: options.AllowClasses = None,
-    weights_key: options.WeightsKey = None,
-    method: options.Method = None,
+    *,
+    inputs: Inputs,
     alpha: Annotated[
         float,
         typer.Option(
@@ -156,20 +147,6 @@ def run(
 
     The report goes to stdout. Exit code 1: the promise could not be kept, and nothing was written.
     """
-    inputs = Inputs(
-        arch=arch,
-        arch_args=arch_arg or [],
-        data=data,
-        input_shapes=input_shape or [],
-        batch_size=batch_size,
-        max_samples=max_samples,
-        device=device,
-        seed=seed,
-        trust=trust,
-        allow_classes=allow_class or [],
-        weights_key=weights_key,
-        method=method,
-    )
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import convert
         from prelu_doctor.outputs import check_targets
@@ -193,7 +170,7 @@ def run(
             alpha_range=_bounds(alpha_range),
             freeze_alpha_after=freeze_alpha_after,
             control=control,
-            seed=seed,
+            seed=inputs.seed,
         )
         patient = inputs.patient(checkpoint)
         if patient.note:

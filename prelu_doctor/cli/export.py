@@ -9,27 +9,18 @@ import typer
 
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import Format, ReportFormat
-from prelu_doctor.cli.inputs import Inputs
+from prelu_doctor.cli.inputs import Inputs, takes_inputs
 from prelu_doctor.cli.terminal import deliver, exit_codes, live_progress, note
 
 NAME = "export"
 
 
+@takes_inputs
 def run(
     checkpoint: options.Checkpoint,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The ONNX file.")],
-    arch: options.Arch = None,
-    arch_arg: options.ArchArgs = None,
-    data: options.Data = None,
-    input_shape: options.InputShapes = None,
-    batch_size: options.BatchSize = 64,
-    max_samples: options.MaxSamples = None,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    trust: options.Trust = False,
-    allow_class: options.AllowClasses = None,
-    weights_key: options.WeightsKey = None,
-    method: options.Method = None,
+    *,
+    inputs: Inputs,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set.", show_default="the exporter's own")] = None,
     form: Format = ReportFormat.TEXT,
     force: options.Force = False,
@@ -37,20 +28,6 @@ def run(
     debug: options.Debug = False,
 ) -> None:
     """Export a checkpoint to ONNX. The file is written once onnxruntime gives the model's own outputs."""
-    inputs = Inputs(
-        arch=arch,
-        arch_args=arch_arg or [],
-        data=data,
-        input_shapes=input_shape or [],
-        batch_size=batch_size,
-        max_samples=max_samples,
-        device=device,
-        seed=seed,
-        trust=trust,
-        allow_classes=allow_class or [],
-        weights_key=weights_key,
-        method=method,
-    )
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import export_onnx
         from prelu_doctor.outputs import check_targets

@@ -1,11 +1,14 @@
-"""The input options of one run, and what they open."""
+"""The input options, the same for every command, and what they open."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from prelu_doctor.cli import options
 from prelu_doctor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,20 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The input options, the same for every command."""
+    """The input options as they were given; each field is one."""
 
-    arch: str | None = None
-    arch_args: list[str] = field(default_factory=list)
-    data: str | None = None
-    input_shapes: list[str] = field(default_factory=list)
-    batch_size: int = 64
-    max_samples: int | None = None
-    device: str = "auto"
-    seed: int = 0
-    trust: bool = False
-    allow_classes: list[str] = field(default_factory=list)
-    weights_key: str | None = None
-    method: str | None = None
+    arch: options.Arch = None
+    arch_args: options.ArchArgs = None
+    data: options.Data = None
+    input_shapes: options.InputShapes = None
+    batch_size: options.BatchSize = 64
+    max_samples: options.MaxSamples = None
+    device: options.Device = "auto"
+    seed: options.Seed = 0
+    trust: options.Trust = False
+    allow_classes: options.AllowClasses = None
+    weights_key: options.WeightsKey = None
+    method: options.Method = None
 
     def files(self, *checkpoints: Path) -> list[Path]:
         """Every file that a run on these checkpoints reads, as far as it can be told; none may be written."""
@@ -56,7 +59,7 @@ class Inputs:
             arch=self.arch,
             arch_args=self._arch_args(),
             trust=self.trust,
-            allow_classes=self.allow_classes,
+            allow_classes=self.allow_classes or (),
             weights_key=self.weights_key,
             method=self.method,
             device=self.device,
@@ -70,7 +73,7 @@ class Inputs:
 
         reading = Reading(
             trust=self.trust,
-            allow_classes=tuple(self.allow_classes),
+            allow_classes=tuple(self.allow_classes or ()),
             weights_key=self.weights_key,
             method=self.method,
         )
@@ -82,7 +85,7 @@ class Inputs:
     def _arch_args(self) -> dict[str, object]:
         from prelu_doctor.checkpoints.architecture import parse_arch_args
 
-        return parse_arch_args(self.arch_args)
+        return parse_arch_args(self.arch_args or [])
 
     def _for_a_forward(self) -> list[str]:
         """The options that were given, and that say something about a forward."""
@@ -105,11 +108,40 @@ class Inputs:
             self.data,
             model=patient.module,
             expected=patient.expected,
-            input_shapes=[parse_shape(text) for text in self.input_shapes],
+            input_shapes=[parse_shape(text) for text in self.input_shapes or ()],
             batch_size=self.batch_size,
             max_samples=self.max_samples,
             seed=self.seed,
         )
+
+
+def takes_inputs(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the input options, in the place of its argument `inputs`.
+
+    Typer reads options off a function's signature, so that each of the commands would have to repeat all of them.
+
+    Args:
+        command: A function with an argument `inputs`, given by name.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    described = get_type_hints(Inputs, include_extras=True)
+    shared = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=described[one.name])
+        for one in fields(Inputs)
+    ]
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        own = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        parameters += shared if parameter.name == "inputs" else [own]
+
+    def run(**given: Any) -> None:
+        inputs = Inputs(**{one.name: given.pop(one.name) for one in shared})
+        command(**given, inputs=inputs)
+
+    run.__doc__ = command.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # where inspect looks first
+    return run
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

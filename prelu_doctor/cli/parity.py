@@ -9,27 +9,18 @@ import typer
 
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import Format, ReportFormat
-from prelu_doctor.cli.inputs import Inputs
+from prelu_doctor.cli.inputs import Inputs, takes_inputs
 from prelu_doctor.cli.terminal import FINDINGS, deliver, exit_codes, live_progress, note
 
 NAME = "parity"
 
 
+@takes_inputs
 def run(
     checkpoint: options.Checkpoint,
     onnx: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file to judge.")],
-    arch: options.Arch = None,
-    arch_arg: options.ArchArgs = None,
-    data: options.Data = None,
-    input_shape: options.InputShapes = None,
-    batch_size: options.BatchSize = 64,
-    max_samples: options.MaxSamples = None,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    trust: options.Trust = False,
-    allow_class: options.AllowClasses = None,
-    weights_key: options.WeightsKey = None,
-    method: options.Method = None,
+    *,
+    inputs: Inputs,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest max |onnx - torch| / max |torch| that passes.")
     ] = 1e-5,
@@ -40,20 +31,6 @@ def run(
     debug: options.Debug = False,
 ) -> None:
     """Compare an ONNX file with the eager model, output by output: exit code 0 the same, 1 not, 2 could not tell."""
-    inputs = Inputs(
-        arch=arch,
-        arch_args=arch_arg or [],
-        data=data,
-        input_shapes=input_shape or [],
-        batch_size=batch_size,
-        max_samples=max_samples,
-        device=device,
-        seed=seed,
-        trust=trust,
-        allow_classes=allow_class or [],
-        weights_key=weights_key,
-        method=method,
-    )
     with exit_codes(debug=debug):
         from prelu_doctor.doctor import check_parity
         from prelu_doctor.outputs import check_targets

@@ -8,26 +8,17 @@ import typer
 
 from prelu_doctor.cli import options
 from prelu_doctor.cli.formats import Format, ReportFormat
-from prelu_doctor.cli.inputs import Inputs
+from prelu_doctor.cli.inputs import Inputs, takes_inputs
 from prelu_doctor.cli.terminal import deliver, exit_codes, live_progress, note
 
 NAME = "scan"
 
 
+@takes_inputs
 def run(
     checkpoint: options.Checkpoint,
-    arch: options.Arch = None,
-    arch_arg: options.ArchArgs = None,
-    data: options.Data = None,
-    input_shape: options.InputShapes = None,
-    batch_size: options.BatchSize = 64,
-    max_samples: options.MaxSamples = None,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    trust: options.Trust = False,
-    allow_class: options.AllowClasses = None,
-    weights_key: options.WeightsKey = None,
-    method: options.Method = None,
+    *,
+    inputs: Inputs,
     rare: Annotated[
         float, typer.Option(min=0, max=1, help="A unit that fires on less than this share of samples is rare.")
     ] = 0.01,
@@ -43,20 +34,6 @@ def run(
     Of weights alone, without --arch, it tells what weights can tell.
     Findings do not change the exit code; `prelu-doctor check` is the gate.
     """
-    inputs = Inputs(
-        arch=arch,
-        arch_args=arch_arg or [],
-        data=data,
-        input_shapes=input_shape or [],
-        batch_size=batch_size,
-        max_samples=max_samples,
-        device=device,
-        seed=seed,
-        trust=trust,
-        allow_classes=allow_class or [],
-        weights_key=weights_key,
-        method=method,
-    )
     with exit_codes(debug=debug):
         from prelu_doctor.bare_weights import BareWeights, weights_report
         from prelu_doctor.outputs import check_targets
