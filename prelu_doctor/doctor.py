@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -136,7 +135,7 @@ class Conversion:
             force: Whether existing files may be replaced.
 
         Returns:
-            The report with the parity of the ONNX file and the names of what was written.
+            The report with the parity of the ONNX file, what a program takes, and the names of what was written.
 
         Raises:
             BrokenPromiseError: The ONNX file or the program is not the same function; nothing was written.
@@ -147,14 +146,27 @@ class Conversion:
             raise UsageError(f"--pt2 {escaped(pt2)}", "a file whose name ends in .pt2", "--pt2 healed.pt2")
         converted = converted_writers(self.model, self.recipe, Path(path)) if Path(path) not in programs else []
         writers: list[tuple[Path, Writer]] = [(target, _told_as_os_error(write)) for target, write in converted]
-        for program in programs:
-            writers.append((program, functools.partial(export_pt2, self.model, self._dataset.scanned)))
+        written_programs: list[records.Program] = []
+        writers += [(program, self._program_writer(program, written_programs)) for program in programs]
         proofs: list[records.ParityReport] = []
         if onnx is not None:
             export = _proved_export(self.model, self._dataset, self.report.before.model, opset, Path(onnx), proofs)
             writers.append((Path(onnx), export))
         written = write_together(writers, force=force, inputs=self._inputs)
-        return records.replace(self.report, parity=proofs[0] if proofs else None, files=[str(file) for file in written])
+        return records.replace(
+            self.report,
+            parity=proofs[0] if proofs else None,
+            programs=written_programs,
+            files=[str(file) for file in written],
+        )
+
+    def _program_writer(self, target: Path, written: list[records.Program]) -> Writer:
+        def write(path: Path) -> None:
+            made = export_pt2(self.model, self._dataset.scanned, path)
+            program = records.Program(path=str(target), fixed_batch=made.fixed_batch, fixed_because=made.fixed_because)
+            written.append(program)
+
+        return write
 
 
 def convert(

@@ -124,6 +124,12 @@ def open_checkpoint(
     stored = read_checkpoint(source, replace(reading, weights_alone=True, method=None) if arch else reading)
     if stored.state is not None and arch is None:
         return _bare(stored, str(source))
+    if arch is None and opening.arch_args:
+        raise UsageError(
+            f"--arch-arg: {escaped(stored.path)} holds a whole module, which is built already",
+            "--arch-arg beside the --arch that it is an argument of",
+            "leave --arch-arg out",
+        )
     architecture, fitted = _module_of(stored, opening)
     module = move(architecture.module, target)
     recipe = None if stored.recipe_text is None else decode_recipe(stored.recipe_text)

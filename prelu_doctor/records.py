@@ -428,6 +428,16 @@ class FineTune(Record, frozen=True, kw_only=True):
     """The untouched model after the same steps, its best state: did the surgery help, or just the training?"""
 
 
+class Program(Record, frozen=True, kw_only=True):
+    """A torch.export program that was written, read back, and gave the model's outputs."""
+
+    path: str
+    fixed_batch: int | None = None
+    """The only batch size that it takes; None for any."""
+    fixed_because: str = ""
+    """Why the batch axis could not be left open; empty where it was."""
+
+
 class ConvertReport(Record, frozen=True, kw_only=True):
     """What `convert` did."""
 
@@ -444,5 +454,7 @@ class ConvertReport(Record, frozen=True, kw_only=True):
     not_trained: str = ""
     """Why nothing was trained; empty where it was."""
     parity: ParityReport | None = None
+    programs: list[Program] = []
+    """The `.pt2` files among what was written."""
     files: list[str] = []
     """What was written."""

@@ -1,13 +1,14 @@
 """The records as JSON: the schema that is checked in, and reports that decode again."""
 
 import json
+import math
 from pathlib import Path
 
 import msgspec
 import pytest
 from record_examples import a_check_report, a_converted_cnn, a_dying_cnn, a_parity_report, sick_weights
 
-from prelu_doctor.records import CheckReport, ConvertReport, ParityReport, ScanReport
+from prelu_doctor.records import CheckReport, ConvertReport, Evaluation, FineTune, ParityReport, ScanReport
 from prelu_doctor.reports.as_json import to_json
 from prelu_doctor.reports.formats import _PAGES
 from prelu_doctor.reports.schema import SCHEMAS, report_schema
@@ -48,6 +49,14 @@ def test_every_report_fits_its_schema_and_a_broken_one_does_not(file):
     assert list(misfits(report | {"verdict": "fine", "tool": 3}, schema, schema))
 
 
+def test_a_report_with_a_loss_that_is_no_number_fits_its_schema():
+    nothing = Evaluation(loss=math.nan)
+    losses = {"original": nothing, "start": nothing, "best": nothing}
+    tuned = FineTune(objective="distillation", steps=1, epochs=1.0, best_step=0, **losses)
+    schema = json.loads(report_schema(ConvertReport))
+    assert not list(misfits(json.loads(to_json(a_converted_cnn(fine_tune=tuned))), schema, schema))
+
+
 def misfits(value, schema, root):
     """Where a value breaks a schema: the few words that the schemas of records are written in."""
     known = {"$schema", "title", "$ref", "$defs", "anyOf", "type", "enum", "required", "properties", "items"}
@@ -59,8 +68,9 @@ def misfits(value, schema, root):
         yield f"{value!r} fits none of {schema['anyOf']}"
     if "enum" in schema and value not in schema["enum"]:
         yield f"{value!r} is none of {schema['enum']}"
-    if "type" in schema and not isinstance(value, TYPES[schema["type"]]):
-        yield f"{value!r} is no {schema['type']}"
+    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
+    if kinds and not any(isinstance(value, TYPES[kind]) for kind in kinds):
+        yield f"{value!r} is no {kinds}"
         return
     if {"minimum", "maximum"} & set(schema) and not schema.get("minimum", value) <= value <= schema.get(
         "maximum", value

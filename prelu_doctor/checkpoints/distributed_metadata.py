@@ -15,7 +15,7 @@ from prelu_doctor.errors import CheckpointError
 from prelu_doctor.escaping import escaped, listed, reason_of
 
 METADATA = ".metadata"
-LONGEST = 256 * 2**20
+LONGEST = 64 * 2**20
 _MOST_AXES = 64
 _RECORDS = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 _OTHERS = frozenset({"torch.Size", "torch.serialization._get_layout", "collections.OrderedDict"})

@@ -13,6 +13,7 @@ from prelu_doctor.escaping import escaped
 LONGEST = 8 * 2**20
 _DEEPEST = 50
 _ALWAYS_FINE = 2**20
+_MOST_LABELS = 2**16
 
 # What makes transformers import code, patch its classes, or ask the hub for something; each with why it is refused.
 _REFUSED = {
@@ -87,6 +88,8 @@ def _check(path: Path, key: str, value: Any, depth: int, most: int) -> None:
         raise _unsound(path, "nested too deep")
     if isinstance(value, int) and abs(value) > most and key not in _ANY_SIZE:
         raise _unsound(path, f"'{escaped(key)}' is {escaped(value, 40)}, more than the weights have bytes ({most})")
+    if key == "num_labels" and isinstance(value, int) and value > _MOST_LABELS:
+        raise _unsound(path, f"'num_labels' is {escaped(value, 40)}, and transformers would name that many labels")
 
 
 def _is_type(value: Any) -> bool:

@@ -146,6 +146,7 @@ def _content(path: Path) -> bytes:
 def _parsed(content: bytes, path: Path) -> ModelProto:
     try:
         model: ModelProto = onnx.load_model_from_string(content)
+        model.DiscardUnknownFields()  # what was not looked at does not go on to onnxruntime
     except Exception as error:  # protobuf's own root of errors is no part of the onnx package
         kind = recognised(path, error=CheckpointError)
         damaged = "an ONNX model that is damaged, or nested too deep to be read"

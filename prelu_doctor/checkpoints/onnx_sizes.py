@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,19 +36,29 @@ def size_problem(model: ModelProto) -> str:
 
 
 def _constants(model: ModelProto) -> dict[str, Array]:
-    """Short vectors of numbers, by the names of the values that hold them."""
+    """Short vectors of numbers, by the names of the values that hold them.
+
+    Of a name that stands in several graphs, functions or bodies, the largest: which of them a node means is its own
+    affair, and none may be beyond reason.
+    """
     known: dict[str, Array] = {}
+    for name, numbers in _named_numbers(model):
+        if name not in known or np.prod(np.abs(numbers)) > np.prod(np.abs(known[name])):
+            known[name] = numbers
+    return known
+
+
+def _named_numbers(model: ModelProto) -> Iterator[tuple[str, Array]]:
     for tensor in all_tensors(model):
         if tensor.name and _is_short(tensor):
-            known[tensor.name] = _numbers(tensor)
+            yield tensor.name, _numbers(tensor)
     for node in all_nodes(model):
         if node.op_type == "Constant" and len(node.output) == 1:
             for attribute in node.attribute:
                 if attribute.type == AttributeProto.TENSOR and _is_short(attribute.t):
-                    known[node.output[0]] = _numbers(attribute.t)
+                    yield node.output[0], _numbers(attribute.t)
                 elif attribute.type in (AttributeProto.INT, AttributeProto.INTS):
-                    known[node.output[0]] = np.ravel(helper.get_attribute_value(attribute)).astype(np.float64)
-    return known
+                    yield node.output[0], np.ravel(helper.get_attribute_value(attribute)).astype(np.float64)
 
 
 def _is_short(tensor: TensorProto) -> bool:

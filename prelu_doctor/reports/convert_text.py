@@ -136,6 +136,9 @@ def _proof(report: ConvertReport, signs: Glyphs) -> list[list[Text]]:
     if report.parity:
         said = (parity_sentence(report.parity), fixed_batch_sentence(report.parity))
         rows.append(("ONNX", "; ".join(filter(None, said))))
+    for program in report.programs:
+        said = ("read back, it gives the converted model's outputs", fixed_batch_sentence(program))
+        rows.append((".pt2", "; ".join(filter(None, said))))
     return [[Text(name, style="dim"), Text(plain(sentence), overflow="fold")] for name, sentence in rows]
 
 

@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from prelu_doctor.escaping import plain
-from prelu_doctor.records import ParityCheck, ParityReport
+from prelu_doctor.records import ParityCheck, ParityReport, Program
 from prelu_doctor.reports.figures import count, number
 from prelu_doctor.reports.glyphs import glyphs
 from prelu_doctor.reports.page import facts, heading, listing, model_facts, title, verdict_word
@@ -44,8 +44,8 @@ def parity_sentence(report: ParityReport) -> str:
     return f"the same function in {compared}, {within}; worst {number(_worst(report))}"
 
 
-def fixed_batch_sentence(report: ParityReport) -> str:
-    """That the file takes one batch size alone, and why; empty where it takes any."""
+def fixed_batch_sentence(report: ParityReport | Program) -> str:
+    """That a file takes one batch size alone, and why; empty where it takes any."""
     if report.fixed_batch is None:
         return ""
     why = report.fixed_because or "its inputs declare that size, and it was compared at no other"

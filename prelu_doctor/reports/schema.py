@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 
@@ -18,11 +19,24 @@ SCHEMAS: dict[str, type[Record]] = {
 
 
 def report_schema(report: type[Record] = ScanReport) -> str:
-    """The JSON Schema (2020-12) of a report, generated from the records; ends with a newline."""
+    """The JSON Schema (2020-12) of a report, generated from the records; ends with a newline.
+
+    A number without bounds may be null: that is what JSON has for one that is not finite.
+    """
     kind = report.__name__.removesuffix("Report").lower()
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"prelu-doctor {kind} report, schema_version {SCHEMA_VERSION}",
-        **msgspec.json.schema(report),
+        **_with_nulls(msgspec.json.schema(report)),
     }
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _with_nulls(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_nulls(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "number" and not {"minimum", "maximum"} & schema.keys():
+        return {**schema, "type": ["number", "null"]}
+    return {key: _with_nulls(value) for key, value in schema.items()}

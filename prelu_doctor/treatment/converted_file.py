@@ -103,7 +103,17 @@ def _misfit(reason: str) -> CheckpointError:
 
 
 def files_of(target: Path) -> list[Path]:
-    """The files that a converted checkpoint consists of."""
+    """The files that a converted checkpoint consists of.
+
+    Raises:
+        UsageError: Its name is one for another kind of file.
+    """
+    if target.suffix == ".onnx":
+        raise UsageError(
+            f"-o {escaped(target)}: the converted checkpoint, under a name for ONNX",
+            "a checkpoint, and the ONNX file beside it",
+            f"-o healed.safetensors --onnx {escaped(target)}",
+        )
     return [target] if target.suffix in (".safetensors", ".pt2") else [target, _recipe_path(target)]
 
 
@@ -125,6 +135,7 @@ def converted_writers(model: nn.Module, recipe: Recipe, target: Path) -> Sequenc
         for name, value in model.state_dict().items()
         if isinstance(value, Tensor)  # extra state is the class's own business
     }
+    files_of(target)  # refuses a name that means something else
     if target.suffix == ".safetensors":
         metadata = {RECIPE_KEY: encode_recipe(recipe)}  # one entry: safetensors writes several in any order
         return [(target, lambda path: save_file(state, path, metadata))]
@@ -132,7 +143,8 @@ def converted_writers(model: nn.Module, recipe: Recipe, target: Path) -> Sequenc
 
     def write_weights(path: Path) -> None:
         torch.save(state, path)
-        digest["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            digest["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
 
     def write_recipe(path: Path) -> None:
         path.write_text(encode_recipe(replace(recipe, weights_sha256=digest["sha256"])))

@@ -255,6 +255,13 @@ def test_nothing_to_convert_leaves_an_equal_model(command, ward: Path, tmp_path:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_a_checkpoint_is_not_written_under_a_name_for_onnx(command, ward: Path, tmp_path: Path):
+    result = command("convert", ward / "mlp.pt", "-o", tmp_path / "healed.onnx")
+    assert result.exit_code == 2
+    assert f"-o healed.safetensors --onnx {tmp_path / 'healed.onnx'}" in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["healed.safetensors", "healed.pt"])
 def test_a_converted_file_is_converted_again(command, ward: Path, healed: Path, tmp_path: Path, name: str):
     twice = tmp_path / "twice.safetensors"

@@ -51,6 +51,7 @@ CHECKPOINTS = [
     ("", [], "a folder"),
     (WEIGHTS, ["--data", DATA], "holds weights alone"),
     (MLP, ["--arch", f"{ARCH}:Mlp"], "holds a whole module"),
+    (MLP, ["--arch-arg", "hidden=9"], "holds a whole module, which is built already"),
     (WEIGHTS, ["--arch", "{bad}/absent.py:Mlp"], "no such file"),
     (WEIGHTS, ["--arch", f"{ARCH}:Mpl"], "nearest: Mlp"),
     (WEIGHTS, ["--arch", f"{ARCH}:broken"], "no such luck"),

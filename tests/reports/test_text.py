@@ -26,7 +26,7 @@ from record_examples import (
 )
 from rich.cells import cell_len
 
-from prelu_doctor.records import Evaluation, FineTune, Preservation, Unresolved
+from prelu_doctor.records import Evaluation, FineTune, Preservation, Program, Unresolved
 from prelu_doctor.reports.formats import Format, written
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -281,6 +281,13 @@ def test_a_conversion_shows_before_and_after_and_groups_what_was_declined():
     assert "the state after step 150 was kept" in text
     assert "original 0.1612 → after surgery 0.1612 → kept 0.0981" in text
     assert "Written healed.safetensors healed.onnx" in text
+
+
+def test_a_program_is_told_with_the_batches_that_it_takes():
+    programs = [Program(path="a.pt2"), Program(path="b.pt2", fixed_batch=4, fixed_because="a view of 4 rows")]
+    text = squeezed(page(a_converted_cnn(programs=programs), width=120))
+    assert ".pt2 read back, it gives the converted model's outputs .pt2" in text
+    assert "the converted model's outputs; this file takes batches of 4 alone: a view of 4 rows" in text
 
 
 def test_a_fine_tune_that_helped_nothing_says_so():

@@ -224,6 +224,11 @@ def test_a_configuration_of_a_model_far_larger_than_its_weights(hugging_face, va
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 100 * MEGABYTE
 
 
+def test_a_configuration_of_a_million_labels(hugging_face):
+    message = refusal(set_config(hugging_face, num_labels=2**20 - 1))
+    assert "'num_labels' is 1048575, and transformers would name that many labels" in message
+
+
 def test_a_configuration_that_is_endless(hugging_face):
     (hugging_face / "config.json").write_text(json.dumps({"a": "x" * (9 * MEGABYTE)}))
     assert "longer than" in refusal(hugging_face)

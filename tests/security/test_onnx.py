@@ -244,6 +244,13 @@ def test_constants_that_a_few_bytes_ask_for(folder):
     main.node[2].input[1] = "most"
     told = refusal(saved(folder / "m.onnx", main))
     assert "ConstantOfShape" in told
+    # A small number of the same name in another graph does not hide the large one.
+    small = graph([], [], [value("size")])
+    small.initializer.append(numpy_helper.from_array(np.array([1]), "size"))
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    main.node.insert(0, node("If", "yes", "unused", then_branch=small, else_branch=small))
+    main.initializer.append(yes)
+    assert "ConstantOfShape" in refusal(saved(folder / "m.onnx", main))
 
 
 def test_names_of_an_onnx_file_are_never_shown_raw(folder):
